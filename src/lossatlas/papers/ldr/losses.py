@@ -1,0 +1,159 @@
+"""LDR-KL and ALDR-KL, eqs. 1 to 3 of the room's head."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lossatlas.papers.ldr.scores import NORMALISATIONS, checked, differences, normalised
+
+P_SMOOTHING = 1e-5  # the reference adds it to every p_k and renormalises before the KL of eq. 2
+
+
+def soft_maximum(d: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"] | float) -> Float[Tensor, " n"]:
+    """lambda log( (1/K) sum_k exp(d_k / lambda) ): between mean_k d_k and max_k d_k.
+
+    Example:
+        >>> soft_maximum(torch.tensor([[0.0, 2.0]]), 1e-3)  # nearly max - lambda log K
+        tensor([1.9993])
+    """
+    # logsumexp, because exp(d / lambda) overflows float32 from d = 89 lambda on
+    scale = lambda_[:, None] if isinstance(lambda_, Tensor) else lambda_
+    return lambda_ * (torch.logsumexp(d / scale, dim=1) - math.log(d.shape[1]))
+
+
+class LDRKL(nn.Module):
+    """LDR-KL, eq. 1: one value per sample, not reduced. The study normalises by "softplus_l1".
+
+    Args:
+        lambda_: price of leaving uniform, > 0, in units of the (normalised) scores.
+        c: margin asked of every wrong class, >= 0, in the same units.
+        normalise: "none" (eq. 1 as it stands), "l1" or "softplus_l1", eq. 3.
+
+    Shapes:
+        f (n, K) float, y (n,) integer in [0, K) -> (n,) float, each >= -lambda_ log K.
+        float32 rounds the value by about lambda_ log K times 1e-7: huge lambda_ wants float64.
+
+    Raises:
+        ValueError: lambda_ or c out of range or not finite, normalise unknown, shapes that do not fit.
+
+    Example:
+        >>> LDRKL(lambda_=2.0, c=0.0)(torch.zeros(1, 3), torch.tensor([0]))  # equal scores cost nothing
+        tensor([0.])
+    """
+
+    def __init__(self, lambda_: float = 1.0, c: float = 0.1, normalise: str = "none") -> None:
+        super().__init__()
+        if not (0 < lambda_ < math.inf and 0 <= c < math.inf):  # written so that NaN fails, too
+            raise ValueError(f"LDRKL needs finite lambda_ > 0 and c >= 0, got {lambda_=}, {c=}")
+        if normalise not in NORMALISATIONS:
+            raise ValueError(f"LDRKL needs normalise from {'|'.join(NORMALISATIONS)}, got {normalise!r}")
+        self.lambda_, self.c, self.normalise = lambda_, c, normalise
+
+    def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        f = normalised(checked(f, y), self.normalise)
+        return soft_maximum(differences(f, y, self.c), self.lambda_)
+
+
+class ALDRKL(nn.Module):
+    """ALDR-KL, eq. 2: every training sample owns a lambda_i, moved one inner step at each visit.
+
+    In training mode a call with `index` updates lambda_i (detached), then charges the loss at the new value.
+    In eval mode nothing is updated: with `index` the stored lambda_i are used, without one (samples that were
+    never trained on, whose positions mean something else) one step from lambda0.
+
+    Args:
+        lambda0: largest and first lambda, > 0, in units of the (normalised) scores.
+        alpha: > 1; lambda_i stays in [lambda0 (1 - 1/alpha), lambda0].
+        c: margin asked of every wrong class, >= 0, in the same units; the inner step ignores it.
+        normalise: "none", "l1" or "softplus_l1", eq. 3.
+        n: training samples to allocate for, >= 1; None leaves it to `allocate`.
+        smoothing: added to every p_k before the KL, >= 0. With K = 26 and alpha = 2 a one-hot prediction then
+            stops 5e-4 lambda0 above the lower end, 0 lets it arrive; a uniform one gives lambda0 either way.
+
+    Shapes:
+        f (n, K) float, y (n,) integer in [0, K), index (n,) integer -> (n,) float.
+
+    Attributes:
+        lambda_i: buffer (number of training samples,), in state_dict; `allocate` before loading one.
+
+    Raises:
+        ValueError: an argument out of range or not finite; training without index or before `allocate`.
+
+    Example:
+        >>> loss = ALDRKL(lambda0=1.0, alpha=2.0, n=4)
+        >>> value = loss(torch.tensor([[9.0, -9.0], [0.0, 0.0]]), torch.tensor([0, 1]), torch.tensor([3, 1]))
+        >>> loss.lambda_i  # sure of itself at 3: sharper; undecided at 1: stays; not seen yet: lambda0
+        tensor([1.0000, 1.0000, 1.0000, 0.7635])
+    """
+
+    indexed = True
+    lambda_i: Tensor
+
+    def __init__(
+        self,
+        lambda0: float = 1.0,
+        alpha: float = 2.0,
+        c: float = 0.1,
+        normalise: str = "l1",
+        n: int | None = None,
+        smoothing: float = P_SMOOTHING,
+    ) -> None:
+        super().__init__()
+        if not (0 < lambda0 < math.inf and 1 < alpha < math.inf and 0 <= c < math.inf):
+            needs = "finite lambda0 > 0, alpha > 1 (keeps lambda_i positive) and c >= 0"
+            raise ValueError(f"ALDRKL needs {needs}, got {lambda0=}, {alpha=}, {c=}")
+        if normalise not in NORMALISATIONS:
+            raise ValueError(f"ALDRKL needs normalise from {'|'.join(NORMALISATIONS)}, got {normalise!r}")
+        if not 0 <= smoothing < math.inf:
+            raise ValueError(f"ALDRKL needs finite smoothing >= 0, got {smoothing=}")
+        self.lambda0, self.alpha, self.c = lambda0, alpha, c
+        self.normalise, self.smoothing = normalise, smoothing
+        self.register_buffer("lambda_i", torch.empty(0))
+        if n is not None:
+            self.allocate(n)
+
+    def allocate(self, n: int) -> None:
+        """Give n training samples a lambda_i of lambda0, forgetting earlier ones; device and dtype stay."""
+        if n < 1:
+            raise ValueError(f"ALDRKL needs at least one training sample to allocate for, got {n=}")
+        self.lambda_i = self.lambda_i.new_full((n,), self.lambda0)
+
+    @torch.no_grad()
+    def inner_step(self, f: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """lambda0 - lambda0 KL(p, 1/K) / (alpha log K) at p = softmax(f / lambda_), of normalised scores.
+
+        No margin: p is what the network predicts. A fixed point of this step at c = 0 is stationary in eq. 2.
+        """
+        p = torch.softmax(f / lambda_[:, None], dim=1) + self.smoothing
+        p = p / p.sum(dim=1, keepdim=True)
+        log_k = math.log(f.shape[1])
+        kl = log_k + torch.xlogy(p, p).sum(dim=1)
+        share = (kl / log_k).clamp(0.0, 1.0)  # rounding may leave [0, log K] by an ulp
+        return self.lambda0 * (1 - share / self.alpha)
+
+    def forward(
+        self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"], index: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
+        f = normalised(checked(f, y), self.normalise)
+        lambda_ = self._visit(f.detach(), index)
+        a = self.alpha * math.log(f.shape[1]) / self.lambda0
+        penalty = a / 2 * (lambda_ - self.lambda0) ** 2  # no gradient, but the value is eq. 2's
+        return soft_maximum(differences(f, y, self.c), lambda_) - penalty
+
+    def _visit(self, f: Tensor, index: Tensor | None) -> Tensor:
+        if index is None:
+            if self.training:
+                raise ValueError(
+                    "ALDRKL trains with index, the samples' positions in the training set, got None"
+                )
+            return self.inner_step(f, f.new_full((len(f),), self.lambda0))
+        if not len(self.lambda_i) or index.shape != f.shape[:1]:
+            came = f"{len(self.lambda_i)} allocated, index {tuple(index.shape)}, f {tuple(f.shape)}"
+            raise ValueError(f"ALDRKL needs allocate(n) before use and one index per sample, got {came}")
+        lambda_ = self.lambda_i[index].to(f.dtype)
+        if self.training:
+            lambda_ = self.inner_step(f, lambda_)
+            self.lambda_i[index] = lambda_.to(self.lambda_i.dtype)
+        return lambda_

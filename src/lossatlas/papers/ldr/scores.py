@@ -1,0 +1,64 @@
+"""What the arms of the LDR comparison do to scores before their own formula."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import log_softmax, normalize, softplus
+
+NORMALISATIONS = ("none", "l1", "softplus_l1")
+L1_FLOOR = 1e-12  # the smallest ||f||_1 that is divided by: all-zero scores stay zero
+
+
+def checked(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, "n K"]:
+    """Scores in a precision to compute in: float16 and bfloat16 become float32, others stay.
+
+    Raises:
+        ValueError: f is no floating (n, K) with K >= 2 or y is not (n,). Label values are left to torch's
+            gather: reading them here would stall a GPU at every step.
+    """
+    if f.ndim != 2 or f.shape[1] < 2 or not f.is_floating_point() or y.shape != f.shape[:1]:
+        came = f"f {tuple(f.shape)} {f.dtype}, y {tuple(y.shape)}"
+        raise ValueError(f"a loss needs floating scores f (n, K >= 2) and labels y (n,), got {came}")
+    return f.float() if f.dtype in (torch.float16, torch.bfloat16) else f
+
+
+def log_p_label(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """log p_y of p = softmax(f); finite where p_y itself rounds to 0.
+
+    Example:
+        >>> log_p_label(torch.tensor([[0.0, 1000.0]]), torch.tensor([0]))
+        tensor([-1000.])
+    """
+    # not torch's cross_entropy: it answers a label of -100 with a silent 0, gather refuses it
+    return log_softmax(checked(f, y), dim=1).gather(1, y[:, None]).squeeze(1)
+
+
+def differences(f: Float[Tensor, "n K"], y: Int[Tensor, " n"], c: float) -> Float[Tensor, "n K"]:
+    """Margin-augmented score differences d_k = f_k - f_y + c 1[k != y]; d_y is exactly 0.
+
+    Example:
+        >>> differences(torch.tensor([[2.0, 5.0, 1.0]]), torch.tensor([0]), c=0.5)
+        tensor([[ 0.0000,  3.5000, -0.5000]])
+    """
+    d = f - f.gather(1, y[:, None]) + c
+    return d.scatter(1, y[:, None], 0.0)  # the true class asks no margin of itself
+
+
+def normalised(f: Float[Tensor, "n K"], how: str) -> Float[Tensor, "n K"]:
+    """Scores scaled to mean magnitude 1 over the classes (eq. 3), which gives lambda and c a unit.
+
+    The gradient flows through the norm, so under "l1" it is orthogonal to f: no step just inflates scores.
+    It grows as 1 / ||f||_1: do not start from a last layer of zeros.
+
+    Args:
+        f: scores.
+        how: "none"; "l1", f / (||f||_1 / K); "softplus_l1", the same of softplus(f).
+
+    Example:
+        >>> normalised(torch.tensor([[3.0, -1.0]]), "l1")
+        tensor([[ 1.5000, -0.5000]])
+    """
+    if how == "none":
+        return f
+    f = softplus(f) if how == "softplus_l1" else f
+    return f.shape[1] * normalize(f, p=1.0, dim=1, eps=L1_FLOOR)
