@@ -1,0 +1,194 @@
+"""What runs beside training: one time-refreshed bar, curves, checkpoints that can be resumed exactly."""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from tqdm import tqdm
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM, raised at the end of a chunk, after the checkpoint."""
+
+
+class Progress(Callback):
+    """One bar over all mini-batch chunks of the run, redrawn at most ten times a second."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.bar: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the bar where the run stands."""
+        per_epoch = int(min(trainer.num_training_batches, 10**9))
+        done = trainer.current_epoch * per_epoch + trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        total = per_epoch * (trainer.max_epochs or 1)
+        self.bar = tqdm(total=total, initial=done, desc=self.label, leave=False, file=sys.stderr, disable=None)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """One chunk further."""
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last known loss, only where somebody looks."""
+        if not self.bar.disable and "train/loss" in trainer.callback_metrics:
+            loss = float(trainer.callback_metrics["train/loss"])
+            self.bar.set_postfix(epoch=trainer.current_epoch + 1, loss=f"{loss:.4g}", refresh=False)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Closes the bar."""
+        self.bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Closes the bar, so that the error has a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class History(Callback):
+    """The epoch-wise metrics, part of the checkpoint, so that a resumed run has its whole curve."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reads what the epoch before logged, when every hook has logged."""
+        self._read(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last epoch."""
+        self._read(trainer, trainer.current_epoch)
+
+    def _read(self, trainer: pl.Trainer, epochs_done: int) -> None:
+        if epochs_done == 0 or (self.rows and self.rows[-1]["epoch"] >= epochs_done):
+            return
+        metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        if metrics:
+            self.rows.append({"epoch": float(epochs_done), **metrics})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The rows of the run that is resumed."""
+        self.rows = list(state_dict["rows"])
+
+
+class Checkpoints(Callback):
+    """`last.ckpt`, written atomically at chunk ends, by time or by number of chunks.
+
+    Lightning's ModelCheckpoint counts optimiser steps, which stay 0 under a raw optimiser or none, and
+    its checkpoints hold no random states. Here they are saved in the middle of an epoch or at an
+    epoch's start, the two places from which Lightning's loops resume exactly.
+
+    Args:
+        folder: where `last.ckpt` lies; created.
+        every_seconds: time between two checkpoints, or None.
+        every_chunks: chunks between two checkpoints, or None.
+    """
+
+    def __init__(self, folder: Path, every_seconds: float | None = 20.0, every_chunks: int | None = None) -> None:
+        self.path = folder / "last.ckpt"
+        self.every_seconds, self.every_chunks = every_seconds, every_chunks
+        self.chunks, self.saved_at = 0, time.monotonic()
+        self.stop_signal: int | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    @contextlib.contextmanager
+    def signals(self) -> Any:
+        """Ctrl-C and SIGTERM ask for a stop at the next chunk's end; a second Ctrl-C stops at once."""
+
+        def ask(signum: int, _: Any) -> None:
+            if self.stop_signal is not None:
+                raise KeyboardInterrupt
+            self.stop_signal = signum
+
+        try:
+            before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: signals go elsewhere
+            before = {}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Sets the random states of the resumed run, after everything that could have drawn from them."""
+        if self._resumed is not None:
+            set_random_state(self._resumed)
+            self._resumed = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Between two epochs."""
+        self._maybe(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """In mid-epoch; at an epoch's last chunk the next epoch's start saves instead."""
+        self.chunks += 1
+        if not trainer.is_last_batch:
+            self._maybe(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The trained model."""
+        self.save(trainer)
+
+    def _maybe(self, trainer: pl.Trainer) -> None:
+        due = self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds
+        due = due or (self.every_chunks is not None and self.chunks >= self.every_chunks)
+        if due or self.stop_signal is not None:
+            self.save(trainer)
+        if self.stop_signal is not None:
+            raise Interrupted(f"stopped by {signal.Signals(self.stop_signal).name}")
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes a new file beside the old one, then puts it in its place."""
+        part = self.path.with_suffix(".part")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            os.replace(part, self.path)
+        self.chunks, self.saved_at = 0, time.monotonic()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Adds the random states."""
+        checkpoint["random_state"] = random_state()
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Keeps the random states until training starts."""
+        self._resumed = checkpoint.get("random_state")
+
+
+def random_state() -> dict[str, Any]:
+    """All global random states, in types that torch.load(weights_only=True) reads."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    version, python, gauss = random.getstate()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(python), gauss],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(state["torch"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    version, python, gauss = state["python"]
+    random.setstate((version, tuple(python), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,124 @@
+"""argv -> Hydra. Lists experiments, turns every config error into one line, runs one job or a study.
+
+Nothing here imports torch: a list, a help text or a typo must cost well under a second.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from lossatlas.errors import UserError
+from lossatlas.paths import conf_dir
+
+HYDRA_FLAGS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--version")
+TRACE_ENV = "HYDRA_FULL_ERROR"
+
+
+def main() -> None:
+    """Entry point of `python -m run` and `lossatlas`; exits 0, 1 (a job failed), 2 (bad input) or 130."""
+    argv = sys.argv[1:]
+    if not argv:
+        print(listing())
+        sys.exit(0)
+    if os.environ.get(TRACE_ENV, "0") not in ("", "0") or "debug=trace" in argv:
+        os.environ[TRACE_ENV] = "1"
+        sys.exit(dispatch(argv))
+    try:
+        code = dispatch(argv)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        print(f"lossatlas: {one_line(error)}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; raises what Hydra or the checks raise."""
+    if any(arg in HYDRA_FLAGS or arg.startswith("--hydra-help") for arg in argv):
+        if "--version" in argv:
+            from lossatlas import __version__
+
+            print(f"lossatlas {__version__}")
+            return 0
+        _hydra(list(argv))
+        return 0
+    from lossatlas import sweeps
+
+    if any(arg in ("-m", "--multirun") for arg in argv):
+        return sweeps.study(list(argv), _hydra)
+    sweeps.check_command(list(argv))
+    return sweeps.single(list(argv), _hydra)
+
+
+def listing() -> str:
+    """The experiments with their first comment line each, read without a YAML parser."""
+    root = conf_dir() / "experiment"
+    rows = []
+    for path in sorted(root.rglob("*.yaml")):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        comments = (line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+        about = next((line for line in comments if not line.startswith("@package")), "")
+        rows.append((name, about.split(" python -m run")[0]))
+    width = max((len(name) for name, _ in rows), default=0)
+    lines = [f"  {name:<{width}}  {about}" for name, about in rows]
+    return "\n".join(
+        [
+            "usage: python -m run experiment=NAME [key=value ...]      one run",
+            "       python -m run -m experiment=NAME [key=a,b ...]     the study: all arms, conditions and seeds",
+            "       python -m run --help                               groups and flags",
+            "",
+            "experiments:",
+            *lines,
+        ]
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """One line for any error: the nearest right name where Hydra names only the wrong one."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    from lossatlas.schema import nearest
+
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if group.startswith("experiment"):
+            group, option = "experiment", error.missing_cfg_file.removeprefix("experiment/")
+            options = [line.split()[0] for line in listing().split("experiments:\n")[1].splitlines()]
+        else:
+            options = list(error.options or [])
+        return f"{group}={option}: no such {group or 'config'}; {nearest(option, options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} could not be read; write key=value, quote values with spaces or brackets: 'key=[1,2]'"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or ''}: {error.strerror}"
+    return text or type(error).__name__
+
+
+def _hydra(argv: list[str]) -> None:
+    import hydra
+
+    from lossatlas.jobs import job
+
+    with _patched(["lossatlas", *argv]):
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+@contextmanager
+def _patched(argv: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv and, asked for full errors, raises instead of printing many lines and exiting 1."""
+    before, trace = sys.argv, os.environ.get(TRACE_ENV)
+    sys.argv, os.environ[TRACE_ENV] = argv, "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if trace is None:
+            os.environ.pop(TRACE_ENV, None)
+        else:
+            os.environ[TRACE_ENV] = trace

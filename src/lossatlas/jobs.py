@@ -1,0 +1,135 @@
+"""One Hydra job: its identity, the skip of finished runs, and a status instead of an exception.
+
+A job that raised would end a sweep (SystemExit) or print a traceback; so `job` catches, records and returns.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from lossatlas.errors import UserError
+from lossatlas.schema import check
+
+SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line there
+# What does not change a result: machines, paths, logging, and the arms and tuned values of other runs.
+INFRASTRUCTURE = (
+    "arms", "tuned", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root", "data_mirrors",
+    "run_dir", "rerun", "publish", "trace", "hydra",
+)  # fmt: skip
+TRAINER_INFRASTRUCTURE = ("accelerator", "devices", "strategy", "threads", "compile")
+
+
+@dataclass
+class Job:
+    """What a run is, before it runs."""
+
+    experiment: str
+    condition: dict[str, Any]
+    config: dict[str, Any]
+    config_hash: str
+    folder: Path
+    parallel: bool = False
+    name: str = field(default="")
+
+
+def describe(cfg: DictConfig, hydra: DictConfig) -> Job:
+    """The identity of a composed run; `hydra` is Hydra's own node (choices, sweeper, launcher)."""
+    choices = hydra.runtime.choices
+    experiment = choices.get("experiment")
+    if not experiment:
+        raise UserError("no experiment: write experiment=NAME; python -m run lists the names")
+    condition = {key: _value(cfg, choices, key) for key in condition_keys(cfg, hydra)}
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    config = {str(key): value for key, value in config.items()}
+    kept = {key: value for key, value in config.items() if key not in INFRASTRUCTURE}
+    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_INFRASTRUCTURE}
+    for where in (kept.get("data"), kept.get("module", {}) and kept["module"].get("data")):
+        if isinstance(where, dict):
+            where.pop("root", None), where.pop("mirrors", None)
+    digest = hashlib.sha256(json.dumps([experiment, kept], sort_keys=True).encode()).hexdigest()[:8]
+    parts = [str(cfg.arm or "run"), *(_slug(v) for v in condition.values()), f"s{cfg.seed}", digest]
+    name = "-".join(parts)
+    if len(name) > 120:  # file systems stop at 255
+        name = f"{cfg.arm or 'run'}-s{cfg.seed}-{digest}"
+    folder = Path(cfg.output_root) / experiment / cfg.scale / name
+    target = str(hydra.launcher.get("_target_", ""))
+    parallel = hydra.mode == RunMode.MULTIRUN and "BasicLauncher" not in target
+    return Job(experiment, condition, kept, digest, folder, parallel, name)
+
+
+def condition_keys(cfg: DictConfig, hydra: DictConfig) -> list[str]:
+    """The keys of the study's grid that are neither arm nor seed: a run's condition."""
+    keys = list((hydra.sweeper.get("params") or {}).keys())
+    grid = cfg.grids.get(cfg.grid) if cfg.grid != "core" else None
+    for params in [grid] if OmegaConf.is_dict(grid) else grid or []:
+        keys += [key for key in swept_keys(params, cfg.arm) if key not in keys]
+    return [str(key) for key in keys if key not in ("arm", "seed", "experiment", "scale")]
+
+
+def swept_keys(params: DictConfig, arm: str | None) -> list[str]:
+    """The keys that a block of a grid gives several values, none if the block is about other arms."""
+    arms = [word.strip() for word in str(params.get("arm", arm)).split(",")]
+    return [str(key) for key, value in params.items() if "," in str(value)] if arm in arms else []
+
+
+def job(cfg: DictConfig) -> float | None:
+    """Hydra's task function: runs or skips one job, records its end, returns the objective for a sweeper."""
+    hydra = HydraConfig.get()
+    sweep = os.environ.get(SWEEP_ENV) if hydra.mode == RunMode.MULTIRUN else None
+    try:
+        check(cfg)
+        what = describe(cfg, hydra)
+        from lossatlas import runner
+
+        outcome = runner.run(cfg, what, quiet=sweep is not None and what.parallel)
+    except UserError as error:
+        if sweep is None:
+            if cfg.trace:
+                raise
+            print(f"lossatlas: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(2) from None  # Hydra would print lines of its own about an exception
+        _leave(sweep, {"folder": None, "status": "refused", "error": str(error)})
+        print(f"lossatlas: {error}", file=sys.stderr)
+        return None
+    if sweep is not None:
+        _leave(sweep, {"folder": str(what.folder.resolve()), "status": outcome.status, "name": what.name})
+        _progress(sweep, what, outcome.status, outcome.line)
+    elif outcome.status in ("failed", "diverged"):
+        print(f"lossatlas: {outcome.line}", file=sys.stderr)
+        raise SystemExit(1)
+    else:
+        print(outcome.report)
+    return outcome.objective
+
+
+def _leave(sweep: str, entry: dict[str, Any]) -> None:
+    text = json.dumps(entry)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    part = Path(sweep) / f".{name}.{os.getpid()}"
+    part.write_text(text)
+    part.replace(Path(sweep) / f"{name}.json")
+
+
+def _progress(sweep: str, what: Job, status: str, line: str) -> None:
+    folder = Path(sweep)
+    total = json.loads((folder / "total").read_text()) if (folder / "total").exists() else "?"
+    done = sum(1 for _ in folder.glob("*.json"))
+    print(f"[{done}/{total}] {what.name.rsplit('-', 1)[0]}: {status} {line}".rstrip(), flush=True)
+
+
+def _value(cfg: DictConfig, choices: DictConfig, key: str) -> Any:
+    return choices[key] if key in choices else OmegaConf.select(cfg, key)
+
+
+def _slug(value: Any) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", str(value)).strip("_")

@@ -1,0 +1,233 @@
+"""LitModule: a net, a loss and an optimiser from config, trained by hand-written steps under Lightning.
+
+Optimisation is manual everywhere, so that methods with gradient descent, with several networks in turn,
+with their own update or with none at all share one path for bars, logs, checkpoints and records. A
+Lightning batch is a chunk of mini-batches (loader.py): `step` is what one mini-batch does.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lossatlas.data import Batch, Data, Split
+from lossatlas.loader import Blocks, ChunkLoader
+
+
+class Diverged(RuntimeError):
+    """The loss became NaN or infinite; the text names epoch and mini-batches."""
+
+
+class LitModule(LightningModule):
+    """The base class of every method; a supervised paper gives a loss, others override `step`.
+
+    Args:
+        data: tensors in memory, or None for a method that makes its own.
+        net: maps (b, *shape) to scores (b, K).
+        loss: (f, y) -> one value per sample; with `indexed = True`, (f, y, index) and per-sample state
+            that `allocate(n)` creates.
+        optimizer: partial, called with the parameters; None for a method without one.
+        schedule: partial, called with the optimiser; stepped once per epoch.
+        batch_size: samples of a mini-batch over all processes.
+        chunk: mini-batches per Lightning step.
+        eval_every: epochs between evaluations (the last epoch is always evaluated).
+        eval_batch: samples of an evaluation batch.
+        gradient_clip: largest gradient norm, or None.
+        topk: how many top-k accuracies are reported.
+    """
+
+    can_stack = False  # whether replicas of this method can be trained as one vectorised run
+
+    def __init__(
+        self,
+        data: Data | None,
+        net: nn.Module | None = None,
+        loss: nn.Module | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+        schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        chunk: int = 25,
+        eval_every: int = 1,
+        eval_batch: int = 4096,
+        gradient_clip: float | None = None,
+        topk: int = 5,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.data, self.net, self.loss = data, net, loss
+        self._make_optimizer, self._make_schedule = optimizer, schedule
+        self.seed, self.batch_size, self.chunk = seed, batch_size, chunk
+        self.eval_every, self.eval_batch, self.gradient_clip = eval_every, eval_batch, gradient_clip
+        if data is not None and getattr(loss, "indexed", False):
+            loss.allocate(len(data.train))  # type: ignore[union-attr, operator]
+        if data is not None:
+            ks = range(1, min(topk, data.classes) + 1)
+            top = {f"top{k}": MulticlassAccuracy(data.classes, top_k=k, average="micro") for k in ks}
+            self.test_scores = MetricCollection(dict(top), prefix="test/")
+            self.val_scores = MetricCollection({"top1": top["top1"].clone()}, prefix="val/")
+        # a buffer, so that a run resumed in mid-epoch reports the whole epoch's mean
+        self.register_buffer("loss_sum", torch.zeros(2, dtype=torch.float64))
+        self.loss_sum: Tensor
+
+    # ---------------------------------------------------------------- what a paper overrides
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (b, K) of inputs (b, *shape)."""
+        assert self.net is not None
+        return self.net(x)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """(b,) one loss value per sample of a mini-batch."""
+        assert self.loss is not None
+        f = self(batch.x)
+        return self.loss(f, batch.y, batch.index) if getattr(self.loss, "indexed", False) else self.loss(f, batch.y)
+
+    def step(self, batch: Batch) -> Tensor:
+        """One mini-batch: loss, gradients, one step of the optimiser. Returns the mean loss, detached."""
+        loss = self.losses(batch).mean()
+        self.descend(loss)
+        return loss.detach()
+
+    def unit_metrics(self) -> list[dict[str, Any]]:
+        """One entry `{unit, metrics, ...}` per repetition, for methods that run many inside one run."""
+        return []
+
+    def extras(self) -> dict[str, Any]:
+        """Small JSON for the record, such as histograms."""
+        return {}
+
+    # ---------------------------------------------------------------- optimisation
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimiser and schedule from the partials of the config."""
+        if self._make_optimizer is None:
+            return None
+        optimizer = self._make_optimizer(p for p in self.parameters() if p.requires_grad)
+        if self._make_schedule is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_schedule(optimizer)}}
+
+    def descend(self, loss: Tensor) -> None:
+        """zero_grad, backward, clip, step: on one process in full precision without Lightning's wrappers."""
+        optimizer = self._optimizer
+        optimizer.zero_grad()
+        if self._plain:
+            loss.backward()
+        else:
+            self.manual_backward(loss)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+        optimizer.step()
+
+    def on_fit_start(self) -> None:
+        """Moves the data to the device and looks the optimiser up once."""
+        self._plain = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
+        optimizers = self.optimizers(use_pl_optimizer=not self._plain)
+        self._optimizer: Any = optimizers
+        self._to_device()
+
+    def on_validation_start(self) -> None:
+        """Moves the data to the device."""
+        self._to_device()
+
+    def on_test_start(self) -> None:
+        """Moves the data to the device."""
+        self._to_device()
+
+    def training_step(self, index: Tensor, _: int) -> None:
+        """One chunk: its samples are gathered at once, then one `step` per mini-batch."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        count = 0
+        for batch in self.mini_batches(index):
+            total += self.step(batch)
+            count += 1
+        if not torch.isfinite(total):
+            position = self.trainer.fit_loop.epoch_loop.batch_idx * self.chunk
+            where = f"epoch {self.current_epoch}, mini-batches {position} to {position + count - 1}"
+            raise Diverged(f"loss {total.item() / count} in {where}")
+        self.loss_sum[0] += total
+        self.loss_sum[1] += count
+
+    def mini_batches(self, index: Tensor) -> Iterable[Batch]:
+        """The mini-batches of a chunk of training indices (m,)."""
+        assert self.data is not None
+        size = self.batch_size // self.trainer.world_size
+        chunk = self.data.batch(self.data.train, index.to(self.device), train=True)
+        return map(Batch._make, zip(*(part.split(size) for part in chunk), strict=True))
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's mean loss and steps the schedule."""
+        self.log("train/loss", (self.loss_sum[0] / self.loss_sum[1].clamp(min=1)).float(), sync_dist=True)
+        self.loss_sum.zero_()
+        schedulers = self.lr_schedulers()
+        for schedule in schedulers if isinstance(schedulers, list) else [schedulers] if schedulers else []:
+            schedule.step()  # type: ignore[call-arg]
+
+    def evaluates_now(self) -> bool:
+        """Whether this epoch's end is one at which training curves are measured."""
+        epoch = self.current_epoch + 1
+        return epoch % self.eval_every == 0 or epoch == self.trainer.max_epochs
+
+    # ---------------------------------------------------------------- evaluation
+    def train_dataloader(self) -> ChunkLoader:
+        """Chunks of shuffled training indices."""
+        assert self.data is not None
+        world = self.trainer.world_size
+        return ChunkLoader(
+            len(self.data.train), self.batch_size, self.chunk, self.seed, rank=self.trainer.global_rank, world=world
+        )
+
+    def val_dataloader(self) -> Blocks | list[Blocks]:
+        """Blocks of indices of the validation fold; no loader where there is no fold."""
+        return [] if self.data is None or self.data.val is None else self._blocks(self.data.val)
+
+    def test_dataloader(self) -> Blocks:
+        """Blocks of test indices."""
+        assert self.data is not None
+        return self._blocks(self.data.test)
+
+    def _blocks(self, split: Split) -> Blocks:
+        return Blocks(len(split), self.eval_batch, self.trainer.global_rank, self.trainer.world_size)
+
+    def validation_step(self, index: Tensor, _: int) -> None:
+        """Top-1 on the validation fold, whose labels are the given (maybe noisy) ones."""
+        assert self.data is not None
+        assert self.data.val is not None
+        batch = self.data.batch(self.data.val, index.to(self.device), train=False)
+        self.val_scores.update(self(batch.x), batch.y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs val/top1."""
+        if self.data is not None and self.data.val is not None:
+            self.log_dict(self.val_scores.compute())
+            self.val_scores.reset()
+
+    def test_step(self, index: Tensor, _: int) -> None:
+        """Top-1 to top-k on the test split."""
+        assert self.data is not None
+        batch = self.data.batch(self.data.test, index.to(self.device), train=False)
+        self.test_scores.update(self(batch.x), batch.y)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs test/top1..."""
+        self.log_dict(self.test_scores.compute())
+        self.test_scores.reset()
+
+    @torch.no_grad()
+    def scores(self, split: Split) -> Tensor:
+        """(n, K) scores of a whole split, in evaluation mode, in large batches."""
+        assert self.data is not None
+        was, data = self.training, self.data
+        self.eval()
+        found = [self(data.batch(split, i.to(self.device), train=False).x) for i in Blocks(len(split), self.eval_batch)]
+        self.train(was)
+        return torch.cat(found)
+
+    def _to_device(self) -> None:
+        if self.data is not None:
+            self.data = self.data.to(self.device)

@@ -1,0 +1,312 @@
+"""One run: seed -> data -> LitModule -> Trainer -> fit (from the last checkpoint) -> test -> record."""
+
+import fcntl
+import json
+import logging
+import os
+import random
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lossatlas import records
+from lossatlas.errors import UserError
+from lossatlas.jobs import Job
+from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
+
+FINISHED = ("done", "diverged")  # a diverged run is a result: it diverges again
+
+
+@dataclass
+class Outcome:
+    """How a run ended: its status, one line for a sweep, a text for a single run, a sweeper's objective."""
+
+    status: str
+    line: str = ""
+    report: str = ""
+    objective: float | None = None
+
+
+def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
+    """Runs a checked config, or skips it where a finished record with the same hash lies in its folder.
+
+    Raises:
+        UserError: data, parts or devices that the config asks for are not to be had; nothing is written.
+        KeyboardInterrupt: stopped by a signal, after checkpoint and record.
+    """
+    found = records.read(job.folder / "record.json")
+    if found is not None and found.config_hash == job.config_hash and _keep(found.status, cfg.rerun):
+        other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
+        line = f"{_headline(found.metrics)} (kept{other}; rerun=true repeats it)"
+        return Outcome("skipped", line, _report(cfg, job, found, kept=True), _objective(cfg, found.metrics))
+    if cfg.trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
+        from lossatlas import launch
+
+        return launch.processes(cfg, job)
+    with _locked(job.folder):
+        if cfg.rerun is True:
+            (job.folder / "last.ckpt").unlink(missing_ok=True)
+        return execute(cfg, job, quiet)
+
+
+def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
+    """Builds, trains, tests and records; the caller holds the folder's lock."""
+    import torch
+
+    threads = cfg.trainer.threads or (1 if job.parallel else None)
+    if threads:
+        torch.set_num_threads(threads)
+    reset_peak_memory()
+    start = time.perf_counter()
+    cfg.run_dir = str(job.folder)
+    module, trainer, checkpoints = build(cfg, job, quiet)
+    status, error, metrics = "done", None, {}
+    (job.folder / "error.txt").unlink(missing_ok=True)
+    try:
+        metrics = train(trainer, module, checkpoints, job.folder)
+    except Exception as problem:
+        status, error = _status(problem), f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+        (job.folder / "error.txt").write_text(traceback.format_exc())
+    if trainer.global_rank != 0:
+        return Outcome(status, error or "")
+    commit, dirty = code_version()
+    record = records.Record(
+        experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
+        scale=cfg.scale, status=status, error=error, metrics=metrics, units=module.unit_metrics() if metrics else [],
+        extras=module.extras() if metrics else {}, curves=_curves(trainer, job.folder),
+        seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
+        device=_device_name(trainer), commit=commit, dirty=dirty, versions=package_versions(),
+        config=job.config, config_hash=job.config_hash,
+    )  # fmt: skip
+    records.write(record, job.folder / "record.json")
+    if status == "interrupted":
+        raise KeyboardInterrupt
+    line = f"{_headline(metrics)} ({record.seconds:.1f} s)" if status == "done" else str(error)
+    return Outcome(status, line, _report(cfg, job, record), _objective(cfg, metrics))
+
+
+def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
+    """The LitModule, the Trainer and the checkpoint callback of a config.
+
+    Raises:
+        UserError: a part refuses its arguments, or the device is not there.
+    """
+    import numpy as np
+    import pytorch_lightning as pl
+    import torch
+
+    from lossatlas import callbacks as cb
+
+    silence()
+    _require_device(cfg.trainer.accelerator, cfg.trainer.devices)
+    random.seed(cfg.seed)
+    np.random.seed(cfg.seed)  # noqa: NPY002  (a library called by a method may draw from it)
+    torch.manual_seed(cfg.seed)
+    data = make(cfg.data, "data")
+    parts = {name: make(cfg[name], name) for name in ("net", "loss", "optimizer", "schedule")}
+    settings = {name: cfg[name] for name in ("seed", "batch_size", "chunk", "eval_every", "eval_batch")}
+    module = make(cfg.module, "module", data=data, **parts, **settings, gradient_clip=cfg.trainer.gradient_clip)
+    if module is None:
+        raise UserError("module: the experiment names no LitModule (`module: {_target_: ...}`)")
+    if cfg.trainer.compile and module.net is not None:
+        module.net = _compiled(module.net)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)))
+    keep = cfg.callbacks.checkpoint
+    checkpoints = cb.Checkpoints(job.folder, **keep) if keep else None
+    extra = [cb.History()] + ([checkpoints] if checkpoints else [])
+    if cfg.callbacks.progress and not quiet:
+        extra.append(cb.Progress(job.name.rsplit("-", 1)[0]))
+    t = cfg.trainer
+    trainer = pl.Trainer(
+        accelerator=t.accelerator, devices=t.devices, strategy=t.strategy, precision=t.precision,
+        max_epochs=cfg.epochs, check_val_every_n_epoch=cfg.eval_every, num_sanity_val_steps=0,
+        logger=[make(node, f"logger.{name}") for name, node in cfg.logger.items()] or False, callbacks=extra,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1, use_distributed_sampler=False, default_root_dir=job.folder, **cfg.trainer_args,
+    )  # fmt: skip
+    return module, trainer, checkpoints
+
+
+def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str, float]:
+    """Fit from the last checkpoint where there is one, then test; returns the final metrics."""
+    ckpt = folder / "last.ckpt"
+    with checkpoints.signals() if checkpoints else _nothing():
+        trainer.fit(module, ckpt_path=ckpt if ckpt.exists() else None, weights_only=True)
+        rows = _history(trainer)  # not the logger's last line: a run cut behind its last epoch resumes with it
+        metrics = {name: value for name, value in rows[-1].items() if name != "epoch"} if rows else {}
+        if module.data is not None and module.data.val is not None:
+            metrics.update(trainer.validate(module, verbose=False, weights_only=True)[0])
+        for found in trainer.test(module, verbose=False, weights_only=True):
+            metrics.update(found)
+    return metrics
+
+
+def make(node: Any, name: str, **kwargs: Any) -> Any:
+    """hydra's instantiate; None without a `_target_`; a refused argument becomes one line.
+
+    Raises:
+        UserError: with the constructor's own words.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    if not node or "_target_" not in node:
+        return None
+    try:
+        if not kwargs:
+            return instantiate(node, _convert_="all")
+        factory = instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, (ValueError, TypeError, UserError, ImportError, AttributeError)):
+            raise UserError(f"{name}: {' '.join(str(cause).split())}") from error
+        raise
+    try:  # objects are passed here: instantiate would turn dataclasses into configs
+        return factory(**kwargs)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def silence() -> None:
+    """Keeps Lightning's tips and device lines off the terminal, and its warnings that do not apply here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for text in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*no `val_dataloader`.*",
+                 ".*`.*_dataloader` returned.*", ".*LeafSpec.*", ".*isinstance.treespec.*", ".*in eval mode.*", ".*litlogger.*", ".*Total length of `list`.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", text)
+
+
+def _keep(status: str, rerun: Any) -> bool:
+    return rerun is not True and (status == "done" or (status in FINISHED and rerun != "failed"))
+
+
+def _status(problem: Exception) -> str:
+    from lossatlas.callbacks import Interrupted
+    from lossatlas.lit import Diverged
+
+    return {Interrupted: "interrupted", Diverged: "diverged"}.get(type(problem), "failed")
+
+
+def _require_device(accelerator: str, devices: int) -> None:
+    import torch
+
+    if accelerator == "gpu" and torch.cuda.device_count() < devices:
+        raise UserError(
+            f"trainer asks for {devices} GPU(s), {torch.cuda.device_count()} are here; use trainer=cpu,"
+            " or trainer=ddp_sim to rehearse several processes"
+        )
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("trainer=mps needs an Apple GPU, none is here; use trainer=cpu")
+
+
+def _compiled(net: Any) -> Any:
+    import shutil
+
+    import torch
+
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise UserError("trainer.compile=true needs a C++ compiler (g++ or clang++), none is on the PATH")
+    return torch.compile(net)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process per run folder; the system drops the lock of a process that died."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror}; set output_root=DIR to a writable folder"
+        ) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder} is being written by another process; wait for it or change output_root") from None
+        yield
+    if not any(path.name != ".lock" for path in folder.iterdir()):  # refused before anything was written
+        (folder / ".lock").unlink()
+        folder.rmdir()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _history(trainer: Any) -> list[dict[str, float]]:
+    from lossatlas.callbacks import History
+
+    return next(c.rows for c in trainer.callbacks if isinstance(c, History))
+
+
+def _curves(trainer: Any, folder: Path) -> str | None:
+    import csv
+    import io
+
+    rows = _history(trainer)
+    if not rows:
+        return None
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    (folder / "curves.csv.part").write_text(text.getvalue())
+    (folder / "curves.csv.part").replace(folder / "curves.csv")
+    return "curves.csv"
+
+
+def _device_name(trainer: Any) -> str:
+    import torch
+
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
+
+
+def _headline(metrics: dict[str, float]) -> str:
+    shown = [n for n in ("val/top1", "test/top1") if n in metrics] or [n for n in metrics if n.startswith("test/")][:1]
+    return " ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+
+
+def _objective(cfg: DictConfig, metrics: dict[str, float]) -> float | None:
+    return metrics.get("val/top1", metrics.get("test/top1"))
+
+
+def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = False) -> str:
+    rows = [f"  {name:<28} {value:.6g}" for name, value in sorted(record.metrics.items()) if value is not None]
+    title = f"{job.experiment}: {cfg.arm}, " + ", ".join(f"{k}={v}" for k, v in job.condition.items())
+    return "\n".join(
+        [
+            f"{title}, seed {cfg.seed}" + (" (kept from an earlier run; rerun=true repeats it)" if kept else ""),
+            *rows,
+            f"  {'seconds':<28} {record.seconds}",
+            f"  {'peak memory, MB':<28} {record.peak_mb}",
+            f"record: {job.folder / 'record.json'}",
+            f"next:   python -m run -m experiment={job.experiment}        the whole comparison, with verdicts",
+            f"        python -m run experiment={job.experiment} arm={_other(cfg)}  another arm",
+        ]
+    )
+
+
+def _other(cfg: DictConfig) -> str:
+    return next((str(arm) for arm in cfg.arms if arm != cfg.arm), str(cfg.arm))
+
+
+def load_job(path: Path) -> tuple[DictConfig, Job]:
+    """A config and its job as `launch` wrote them for the ranks."""
+    raw = json.loads(path.read_text())
+    job = Job(**{**raw["job"], "folder": Path(raw["job"]["folder"])})
+    cfg = OmegaConf.create(raw["cfg"])
+    assert isinstance(cfg, DictConfig)
+    return cfg, job

@@ -1,0 +1,192 @@
+"""A command line before and after Hydra: grids of the experiment file, early checks, the end of a study."""
+
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+
+from lossatlas.errors import UserError
+from lossatlas.jobs import SWEEP_ENV, describe
+from lossatlas.paths import conf_dir, experiments_dir, is_checkout
+from lossatlas.schema import check, nearest
+
+RunHydra = Callable[[list[str]], None]
+
+
+def single(argv: list[str], run_hydra: RunHydra) -> int:
+    """One run."""
+    try:
+        run_hydra(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def check_command(argv: list[str]) -> DictConfig:
+    """Composes and checks a command line, each value of a sweep apart, before any job starts.
+
+    Raises:
+        UserError: the first wrong name, key or value, with the nearest right one.
+    """
+    words = [arg for arg in argv if not arg.startswith("-")]
+    overrides = OverridesParser.create().parse_overrides(words)
+    first = [_with(o, next(iter(_values(o)))) for o in overrides]
+    base = _compose(first)
+    for k, override in enumerate(overrides):
+        for value in itertools.islice(_values(override), 1, None):
+            _compose([*first[:k], _with(override, value), *first[k + 1 :]])
+    return base
+
+
+def study(argv: list[str], run_hydra: RunHydra) -> int:
+    """A multirun: every job of the grid, then records, table, figure and verdicts. Returns the exit code."""
+    words = [arg for arg in argv if not arg.startswith("-")]
+    flags = [arg for arg in argv if arg.startswith("-")]
+    words = [word.removeprefix("+") if word.startswith("+grid=") else word for word in words]
+    overrides = OverridesParser.create().parse_overrides(words)
+    experiments = [list(_values(o)) for o in overrides if o.key_or_group == "experiment"]
+    if not experiments:
+        raise UserError("a study needs experiment=NAME; python -m run lists the names")
+    if len(experiments[-1]) > 1:
+        raise UserError(
+            f"experiment={','.join(map(str, experiments[-1]))}: one study at a time, since the grid of a swept"
+            " experiment is not read; run the command once for each"
+        )
+    base = check_command(words)
+    if base.publish and not is_checkout():
+        raise UserError("publish=true writes experiments/ of a source checkout; this is an installed package")
+    blocks = _grid_blocks(base, words, overrides)
+    for block in blocks:
+        check_command(block)
+    sweep = Path(base.output_root).resolve() / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    sweep.mkdir(parents=True)
+    (sweep / "total").write_text(json.dumps(sum(_count(base, block) for block in blocks)))
+    os.environ[SWEEP_ENV] = str(sweep)
+    try:
+        for block in blocks:
+            run_hydra([*flags, *block])
+    finally:
+        code = finish(base, sweep)
+    return code
+
+
+def finish(cfg: DictConfig, sweep: Path) -> int:
+    """Gathers what the jobs left, writes and prints the study, returns 0, 1 (a job failed) or 2 (one refused)."""
+    from lossatlas import records
+    from lossatlas import study as report
+
+    entries = [json.loads(path.read_text()) for path in sorted(sweep.glob("*.json"))]
+    found = [records.read(Path(e["folder"]) / "record.json") for e in entries if e["folder"]]
+    kept = [record for record in found if record is not None]
+    if kept:
+        card = experiments_dir() / str(cfg.paper) / "card.yaml"
+        out = Path(cfg.output_root) / kept[0].experiment / cfg.scale / "_study"
+        report.end(kept, card if card.exists() else None, out, grid=str(cfg.grid))
+        if cfg.publish:
+            report.publish(kept, card, experiments_dir() / str(cfg.paper), grid=str(cfg.grid))
+    bad = [e for e in entries if e["status"] not in ("done", "skipped")]
+    if bad:
+        names = ", ".join(f"{e.get('name', '?')} ({e['status']})" for e in bad[:5])
+        print(f"{len(bad)} of {len(entries)} jobs did not finish: {names}; repeat with rerun=failed", file=sys.stderr)
+    return 2 if any(e["status"] == "refused" for e in entries) else int(bool(bad))
+
+
+def _grid_blocks(cfg: DictConfig, words: list[str], overrides: Sequence[Override]) -> list[list[str]]:
+    """The command line once per block of the named grid; keys that the user gave win, arms are narrowed."""
+    if cfg.grid == "core":
+        return [words]
+    if cfg.grid not in cfg.grids:
+        raise UserError(f"grid={cfg.grid}: not in this experiment; {nearest(str(cfg.grid), ['core', *cfg.grids])}")
+    grid = cfg.grids[cfg.grid]
+    given = {o.get_key_element(): [str(v) for v in _values(o)] for o in overrides}
+    blocks = []
+    for params in [grid] if OmegaConf.is_dict(grid) else list(grid):
+        plain = OmegaConf.to_container(params, resolve=False)
+        assert isinstance(plain, dict)
+        arms = [word.strip() for word in str(plain.get("arm", ",".join(given.get("arm", [])))).split(",")]
+        kept = [arm for arm in arms if arm in given.get("arm", arms)]
+        if not kept:
+            continue
+        own = [f"{key}={value}" for key, value in plain.items() if key not in given and key != "arm"]
+        blocks.append([*(w for w in words if not w.startswith("arm=")), f"arm={','.join(kept)}", *own])
+    return blocks
+
+
+def _count(cfg: DictConfig, words: Sequence[str]) -> int:
+    """How many jobs a block of overrides makes, together with the experiment's own grid."""
+    hydra = cfg.get("_params") or {}
+    merged = {str(k): f"{k}={v}" for k, v in hydra.items()}
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        merged[override.get_key_element()] = override.input_line or ""
+    total = 1
+    for override in OverridesParser.create().parse_overrides(list(merged.values())):
+        total *= sum(1 for _ in _values(override))
+    return total
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            cfg = compose("config", overrides=overrides, return_hydra_config=True)
+        except ConfigCompositionException as error:
+            raise _named(error, overrides) from None
+        hydra = cfg.hydra
+        params = OmegaConf.to_container(hydra.sweeper.get("params") or OmegaConf.create(), resolve=False)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        check(cfg)
+        if OmegaConf.select(hydra, "runtime.choices.experiment"):
+            describe(cfg, hydra)
+        cfg["_params"] = params
+        return cfg
+
+
+def _named(error: ConfigCompositionException, overrides: list[str]) -> Exception:
+    """Hydra's `Could not override` with the nearest key that exists."""
+    text = str(error)
+    if not text.startswith("Could not override '"):
+        return error
+    key = text.split("'")[1]
+    keep = [o for o in overrides if o.startswith(("experiment=", "scale="))]
+    try:
+        cfg = compose("config", overrides=keep)
+    except ConfigCompositionException:
+        return error
+    return UserError(f"{key}: no such key; {nearest(key, _keys(cfg))} (a new key is written +{key}=...)")
+
+
+def _keys(cfg: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for key in cfg:
+        path = f"{prefix}{key}"
+        keys.append(path)
+        if OmegaConf.is_dict(cfg) and OmegaConf.is_dict(cfg._get_node(key)):
+            keys += _keys(cfg._get_node(key), f"{path}.")
+    return keys
+
+
+def _values(override: Override) -> Any:
+    return override.sweep_string_iterator() if override.is_sweep_override() else iter([_plain(override)])
+
+
+def _plain(override: Override) -> str:
+    return override.get_value_element_as_str() if override.value() is not None else "null"
+
+
+def _with(override: Override, value: Any) -> str:
+    if override.is_delete():
+        return override.input_line or ""
+    prefix = "++" if override.is_force_add() else "+" if override.is_add() else ""
+    return f"{prefix}{override.get_key_element().lstrip('+')}={value}"
