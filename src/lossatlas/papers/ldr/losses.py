@@ -137,7 +137,7 @@ class ALDRKL(nn.Module):
         self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"], index: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, " n"]:
         f = normalised(checked(f, y), self.normalise)
-        lambda_ = self._visit(f.detach(), index)
+        lambda_ = self._visit(f, index)
         a = self.alpha * math.log(f.shape[1]) / self.lambda0
         penalty = a / 2 * (lambda_ - self.lambda0) ** 2  # no gradient, but the value is eq. 2's
         return soft_maximum(differences(f, y, self.c), lambda_) - penalty
