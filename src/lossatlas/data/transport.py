@@ -50,7 +50,7 @@ def reach(url: str, seconds: float = PATIENCE) -> None:
     The libraries retry for minutes on a line that takes connections and says nothing: asking first keeps that
     cheap. The thread is there because a name lookup knows no time-out.
     """
-    # only asks whether anybody is there; the download itself checks certificates, with its own library's roots
+    # only asks whether anybody is there; the download itself checks certificates, by its library's roots
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     outcome: list[str] = []
@@ -63,7 +63,8 @@ def reach(url: str, seconds: float = PATIENCE) -> None:
         except urllib.error.HTTPError as error:  # 403 or 404 are answers, a gateway's 502 is none
             outcome.append("" if error.code < 500 and error.code != 407 else first_line(error))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            outcome.append(first_line(error))
+            reason = getattr(error, "reason", error)  # a URLError wraps what happened
+            outcome.append(first_line(reason) if isinstance(reason, Exception) else str(reason))
 
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
