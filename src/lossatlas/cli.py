@@ -22,7 +22,6 @@ def main() -> None:
         print(listing())
         sys.exit(0)
     if os.environ.get(TRACE_ENV, "0") not in ("", "0") or "debug=trace" in argv:
-        os.environ[TRACE_ENV] = "1"
         sys.exit(dispatch(argv))
     try:
         code = dispatch(argv)
@@ -94,7 +93,7 @@ def one_line(error: BaseException) -> str:
             options = list(error.options or [])
         return f"{group}={option}: no such {group or 'config'}; {nearest(option, options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} could not be read; write key=value, quote values with spaces or brackets: 'key=[1,2]'"
+        return f"{error.override!r} could not be read; write key=value, in quotes where a shell would change it"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or ''}: {error.strerror}"
     return text or type(error).__name__

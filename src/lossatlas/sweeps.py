@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from lossatlas.errors import UserError
@@ -41,6 +41,9 @@ def check_command(argv: list[str]) -> DictConfig:
     """
     words = [arg for arg in argv if not arg.startswith("-")]
     overrides = OverridesParser.create().parse_overrides(words)
+    for override in overrides:
+        if not override.key_or_group:
+            raise OverrideParseException(override.input_line or "", "no key")
     first = [_with(o, next(iter(_values(o)))) for o in overrides]
     base = _compose(first)
     for k, override in enumerate(overrides):
@@ -140,7 +143,7 @@ def _compose(overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             cfg = compose("config", overrides=overrides, return_hydra_config=True)
-        except ConfigCompositionException as error:
+        except (ConfigCompositionException, ValueError) as error:
             raise _named(error, overrides) from None
         hydra = cfg.hydra
         params = OmegaConf.to_container(hydra.sweeper.get("params") or OmegaConf.create(), resolve=False)
@@ -153,9 +156,15 @@ def _compose(overrides: list[str]) -> DictConfig:
         return cfg
 
 
-def _named(error: ConfigCompositionException, overrides: list[str]) -> Exception:
+def _named(error: Exception, overrides: list[str]) -> Exception:
     """Hydra's `Could not override` with the nearest key that exists."""
     text = str(error)
+    if text.startswith("Config group override"):  # Hydra does not say which
+        for override in OverridesParser.create().parse_overrides(overrides):
+            group = conf_dir() / override.key_or_group
+            if override.key_or_group and group.is_dir() and not isinstance(override.value(), str | list):
+                options = [path.stem for path in group.glob("*.yaml")]
+                return UserError(f"{override.input_line}: no such {group.name}; {nearest(_plain(override), options)}")
     if not text.startswith("Could not override '"):
         return error
     key = text.split("'")[1]

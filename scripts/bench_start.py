@@ -1,0 +1,66 @@
+"""Start-up times: the list of experiments, and the first training step against importing torch and Lightning.
+
+Usage: python scripts/bench_start.py [--repeats 5] [--json FILE]
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+IMPORTS = "import torch, pytorch_lightning"
+# the hook is installed when the runner first imports lossatlas.lit, so that no import is moved forward
+STEP_HOOK = """
+import os
+from lossatlas import runner
+build = runner.build
+def hooked(cfg, job, quiet):
+    module, trainer, checkpoints = build(cfg, job, quiet)
+    step = module.training_step
+    def first(index, i):
+        step(index, i)
+        os._exit(0)
+    module.training_step = first
+    return module, trainer, checkpoints
+runner.build = hooked
+"""
+
+
+def seconds(command: list[str], repeats: int) -> float:
+    """Median wall time of a command."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> int:
+    """Prints the three times and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["experiment=ldr_noisy", f"output_root={folder}", "rerun=true"]
+        run = f"{STEP_HOOK}\nimport sys; sys.argv = ['run', *{words!r}]\nfrom lossatlas.cli import main; main()"
+        result = {
+            "list_s": seconds([sys.executable, "-m", "run"], args.repeats),
+            "import_s": seconds([sys.executable, "-c", IMPORTS], args.repeats),
+            "first_step_s": seconds([sys.executable, "-c", run], args.repeats),
+        }
+    result["ratio"] = result["first_step_s"] / result["import_s"]
+    print("  ".join(f"{name} {value:.2f}" for name, value in result.items()))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Shared by all tests: own folders, one BLAS thread, shapes checked at run time, the CLI called in this process."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+from jaxtyping import install_import_hook
+
+CHECKED = ("losses", "baselines", "combined", "scores")
+install_import_hook([f"lossatlas.papers.ldr.{name}" for name in CHECKED], "beartype.beartype")
+install_import_hook(["lossatlas.nets", "lossatlas.losses"], "beartype.beartype")
+
+
+@dataclass
+class Answer:
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of outputs of its own; data that is not generated would be looked for in an empty one."""
+    monkeypatch.setenv("LOSSATLAS_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("LOSSATLAS_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("LOSSATLAS_MIRRORS", raising=False)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def cli(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    """`python -m run ...` in this process, since importing torch and Lightning costs seconds."""
+
+    def call(*argv: str) -> Answer:
+        from lossatlas import cli as module
+
+        monkeypatch.setattr(sys, "argv", ["run", *argv])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            module.main()
+        out, err = capfd.readouterr()
+        return Answer(int(stop.value.code or 0), out, err)
+
+    return call
