@@ -1,13 +1,13 @@
 """What one run leaves behind, and the tidy table made of many.
 
-A run writes one `record.json`. JSON knows no NaN: a NaN is written as null and an infinity as the string "inf" or "-inf";
-in metrics both are turned back into floats when read, elsewhere (extras, config) they stay null and string.
+A run writes one `record.json`. JSON knows no NaN: a NaN is written as null and an infinity as the string
+"inf" or "-inf"; in metrics both become floats again when read, in extras and config they stay as they are.
 
-Tidy table   one row per run, or one per unit (repetition within a run) where a run carries many. A run with units gets a
-             row of its own, with an empty unit, only if it has metrics or extras of its own. `seconds` and `extras` stand
-             in a run's first row, so that a sum over rows counts each run once.
-Columns      experiment, scale, arm, <conditions>, seed, unit, status, <metrics>, seconds, peak_mb, device, commit,
-             config_hash, extras: conditions stand between arm and seed, metrics between status and seconds.
+Tidy table   one row per run, or one per unit (repetition within a run) where a run carries many. A run with
+             units gets a row of its own, with an empty unit, only if it has metrics or extras of its own.
+             `seconds` and `extras` stand in a run's first row, so that a sum over rows counts each run once.
+Columns      experiment, scale, arm, <conditions>, seed, unit, status, <metrics>, seconds, peak_mb, device,
+             commit, config_hash, extras: conditions between arm and seed, metrics between status and seconds.
 
 pandas is imported inside the functions: the runner imports this module on its way to the first step.
 """
@@ -41,12 +41,12 @@ class Record:
 
     Args:
         experiment, paper, arm: names as in the experiment's YAML.
-        condition: the other keys of the study grid, each with the name of its value, such as {"noise": "u60"}.
+        condition: the other keys of the study grid with the names of their values: {"noise": "u60"}.
         seed: < 100 or >= 1000 count for verdicts, 100..999 are tuning and pilots.
         status: done | failed | interrupted | diverged; error says why it is not done.
         metrics: name to float; NaN and infinities are allowed.
-        units: repetitions carried by this run: {"unit": int, "metrics": {...}} and, where they differ from the run's,
-            "condition", "arm" and "status".
+        units: repetitions carried by this run: {"unit": int, "metrics": {...}} and, where they differ from
+            the run's, "condition", "arm" and "status".
         extras: small JSON for figures and statistics, such as a histogram.
         curves: file name beside the record, or None.
         seconds, peak_mb: wall time and peak memory of the run.
@@ -75,14 +75,14 @@ class Record:
 
 
 def name(value: Any) -> str:
-    """The text of a condition's value, the same from YAML, from Hydra and from a CSV file (true, null, 0.5)."""
+    """The text of a condition's value, the same from YAML, Hydra and a CSV file (true, null, 0.5)."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else str(value)
 
 
 def write(record: Record, path: str | Path) -> None:
-    """Write the record so that a reader sees the old file or the whole new one, never a part.
+    """Write the record: a reader sees the old file or the whole new one, never a part.
 
     Raises:
         UserError: a status, condition or metric name is not allowed, or the folder cannot be written.
@@ -119,7 +119,7 @@ def write_text(text: str | bytes, path: str | Path) -> None:
 
 
 def read(path: str | Path) -> Record | None:
-    """Read a record. None where the file is missing, torn or not a record: to the runner that run is not finished."""
+    """Read a record; None if the file is missing, torn or no record: to the runner that run is not done."""
     try:
         raw = json.loads(Path(path).read_text())
         known = {f.name for f in fields(Record)}
@@ -245,17 +245,17 @@ def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _typed(table: DataFrame) -> DataFrame:
+def _typed(table: Any) -> Any:
     """Give every column the one type it has, whether it comes from records or from text."""
     import pandas as pd
 
     numbers = [*metric_columns(table), "seconds", "peak_mb"]
     for column in table.columns:
         if column in numbers:
-            table[column] = pd.to_numeric(table[column].replace("", math.nan)).astype(float)
+            table[column] = pd.Series(pd.to_numeric(table[column].replace("", math.nan))).astype(float)
         elif column in ("seed", "unit"):
             kind = "int64" if column == "seed" else "Int64"
-            table[column] = pd.to_numeric(table[column].replace("", None)).astype(kind)
+            table[column] = pd.Series(pd.to_numeric(table[column].replace("", None))).astype(kind)
         else:
             table[column] = table[column].astype(object).where(table[column].notna(), "").astype(str)
     return table

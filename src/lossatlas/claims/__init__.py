@@ -1,0 +1,38 @@
+"""Claims of a paper, checked on records: a card names statistics and checks, `judge` gives the verdicts.
+
+spec.py, card.py   what may be written in a card.yaml
+grid.py, statistics.py   one number per unit, arm and condition, from tidy records
+tests.py, checks.py   the statistical tests, and which comparisons a check asks of them
+verdicts.py   the largest p of a claim, Holm over the card, words
+"""
+
+from lossatlas.claims.card import Card, Claim, load_card, load_function, parse_card
+from lossatlas.claims.grid import NotRunError, UnfitError, number_in
+from lossatlas.claims.statistics import Statistic, compute, unit_ids, verdict_seeds
+from lossatlas.claims.tests import Result, page_test, ratio_test, sign_test, t_test, tost
+from lossatlas.claims.verdicts import LEVEL, Verdict, holm, judge
+
+__all__ = [
+    "LEVEL",
+    "Card",
+    "Claim",
+    "NotRunError",
+    "Result",
+    "Statistic",
+    "UnfitError",
+    "Verdict",
+    "compute",
+    "holm",
+    "judge",
+    "load_card",
+    "load_function",
+    "number_in",
+    "page_test",
+    "parse_card",
+    "ratio_test",
+    "sign_test",
+    "t_test",
+    "tost",
+    "unit_ids",
+    "verdict_seeds",
+]

@@ -1,0 +1,224 @@
+"""What may stand in a card.yaml; a mistake is one line that names the claim, the key and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from lossatlas.claims.spec import (
+    CHECKS,
+    AnyStatistic,
+    Check,
+    FunctionStatistic,
+    MetricStatistic,
+    Name,
+    Number,
+    Order,
+    Slope,
+    Strict,
+    as_list,
+)
+from lossatlas.errors import UserError
+
+
+class Part(Strict):
+    """One statistic with its check: a claim is one part, or several that must all hold."""
+
+    experiment: str
+    statistic: AnyStatistic
+    check: Check
+    says: str = ""
+
+
+class Claim(Strict):
+    """One statement of the paper, made testable before its study was run."""
+
+    id: str
+    says: str
+    source: str
+    parts: list[Part]
+    note: str = ""
+    seeds: Literal["all", "first", "fresh"] = "all"
+    scale: str | None = None
+
+
+class PaperFigure(Strict):
+    """Numbers the paper prints: where, what they are, and name to value."""
+
+    table: str
+    what: str = ""
+    values: dict[Name, Number | str] = Field(default_factory=dict)
+
+
+class Card(Strict):
+    """One paper: citation, its own figures, its claims, and what the generated README says besides."""
+
+    paper: str
+    title: str
+    authors: Annotated[list[str], BeforeValidator(as_list)]
+    venue: str
+    year: Annotated[int, Field(ge=1900, le=2100)]
+    url: str = ""
+    citation: str = ""
+    idea: str = ""
+    figure: str | None = None
+    figures: list[PaperFigure] = Field(default_factory=list)
+    metrics: list[str] = Field(default_factory=list)
+    usage: str = ""
+    failures: Annotated[list[str], BeforeValidator(as_list)] = Field(default_factory=list)
+    notes: Annotated[list[str], BeforeValidator(as_list)] = Field(default_factory=list)
+    claims: Annotated[list[Claim], Field(min_length=1)]
+
+    @property
+    def experiments(self) -> list[str]:
+        """Every experiment a claim needs, in the order of the claims."""
+        return list(dict.fromkeys(part.experiment for claim in self.claims for part in claim.parts))
+
+
+def load_card(path: str | Path) -> Card:
+    """Read and check a card.
+
+    Raises:
+        UserError: no such file, no YAML, or anything a card may not say.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a card.yaml") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that line") from None
+    return parse_card(raw)
+
+
+def parse_card(raw: Any) -> Card:
+    """Check a card given as plain data, as `yaml.safe_load` gives it.
+
+    Raises:
+        UserError: an unknown key or kind, a missing field, a value out of range.
+
+    Example:
+        >>> statistic = {"metric": "test/top1", "where": {"noise": "u60"}}
+        >>> check = {"kind": "better", "arm": "aldr_kl", "than": ["ce"]}
+        >>> claim = dict(id="a", says="b", source="Table 1", experiment="ldr_noisy")
+        >>> card = dict(paper="ldr", title="t", authors="Z", venue="ICML", year=2023)
+        >>> parse_card({**card, "claims": [{**claim, "statistic": statistic, "check": check}]}).experiments
+        ['ldr_noisy']
+    """
+    if not isinstance(raw, dict):
+        raise UserError("a card is a mapping with paper, title, authors, venue, year and claims")
+    place = f"card {raw.get('paper', '?')}"
+    claims = raw.get("claims")
+    if not isinstance(claims, list):
+        raise UserError(f"{place}: `claims` is a list of mappings with id, says, source, experiment, ...")
+    parsed = [_claim(claim, f"{place}, claim {_label(claim, i)}") for i, claim in enumerate(claims, 1)]
+    ids = [claim.id for claim in parsed]
+    if doubled := [id_ for id_ in ids if ids.count(id_) > 1]:
+        raise UserError(f"{place}: two claims are called {doubled[0]!r}: give each an id of its own")
+    return _build(Card, {**raw, "claims": parsed}, place)
+
+
+def load_function(dotted: str) -> Callable:
+    """Import `package.module.function`.
+
+    Raises:
+        UserError: there is no such module or function.
+    """
+    module, _, attribute = dotted.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{dotted} cannot be imported ({error}): name a function by its dotted path"
+        ) from None
+    if not callable(function):
+        raise UserError(f"{dotted} is no function: a card names functions by their dotted path")
+    return function
+
+
+def _label(claim: Any, position: int) -> str:
+    return str(claim.get("id", position)) if isinstance(claim, dict) else str(position)
+
+
+def _claim(raw: Any, place: str) -> Claim:
+    if not isinstance(raw, dict):
+        raise UserError(f"{place}: a claim is a mapping with id, says, source, experiment, statistic, check")
+    single = {key: raw[key] for key in ("experiment", "statistic", "check") if key in raw}
+    allowed = ["id", "says", "source", "experiment", "statistic", "check", "all", "note", "seeds", "scale"]
+    if unknown := [key for key in raw if key not in allowed]:
+        raise UserError(f"{place}: {_unknown(str(unknown[0]), allowed)}")
+    if "all" in raw:
+        if not isinstance(raw["all"], list) or not raw["all"] or {"statistic", "check"} & set(raw):
+            raise UserError(f"{place}: `all` is a list of {{statistic, check}} and stands instead of both")
+        pieces = [{**single, **(piece if isinstance(piece, dict) else {})} for piece in raw["all"]]
+    else:
+        pieces = [single]
+    many = len(pieces) > 1
+    parts = [_part(piece, f"{place}, part {i}" if many else place) for i, piece in enumerate(pieces, 1)]
+    rest = {key: raw[key] for key in ("id", "says", "source", "note", "seeds", "scale") if key in raw}
+    return _build(Claim, {**rest, "parts": parts}, place)
+
+
+def _part(raw: dict, place: str) -> Part:
+    for key in ("experiment", "statistic", "check"):
+        if key not in raw:
+            raise UserError(f"{place}: `{key}` is missing")
+    statistic, check = raw["statistic"], raw["check"]
+    if not isinstance(statistic, dict) or not ({"metric", "function"} & set(statistic)):
+        raise UserError(f"{place}: `statistic` is a mapping with `metric` or `function`")
+    kind = check.get("kind") if isinstance(check, dict) else None
+    if kind not in CHECKS:
+        raise UserError(f"{place}: check.kind is one of {', '.join(CHECKS)}, got {kind!r}")
+    model = FunctionStatistic if "function" in statistic else MetricStatistic
+    built = {
+        "statistic": _build(model, statistic, f"{place}: statistic"),
+        "check": _build(CHECKS[kind], check, f"{place}: check {kind}"),
+    }
+    part = _build(Part, {**raw, **built}, place)
+    _axis(part, place)
+    return part
+
+
+def _axis(part: Part, place: str) -> None:
+    """An axis is what slope and order need and what the others cannot use."""
+    statistic = part.statistic
+    if not isinstance(statistic, MetricStatistic):
+        return
+    wants, has = (
+        isinstance(part.check, Slope | Order),
+        statistic.over is not None and statistic.reduce is None,
+    )
+    if wants and not has:
+        raise UserError(f"{place}: check {part.check.kind} needs statistic.over, the key that is its axis")
+    if has and not wants:
+        raise UserError(f"{place}: statistic.over with check {part.check.kind} needs statistic.reduce")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _build(model: type[Model], raw: Any, place: str) -> Model:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(step) for step in first["loc"])
+        if first["type"] == "extra_forbidden":
+            text = _unknown(str(first["loc"][-1]), list(model.model_fields))
+        elif first["type"] == "missing":
+            text = f"`{key}` is missing"
+        else:
+            message = first["msg"].removeprefix("Value error, ")
+            text = f"{key}: {message}, got {first['input']!r}" if key else message
+        raise UserError(f"{place}: {text}") from None
+
+
+def _unknown(key: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown key {key!r}: {hint}allowed are {', '.join(allowed)}"

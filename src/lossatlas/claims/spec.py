@@ -1,0 +1,225 @@
+"""How a claim is written: the statistic (one number per unit and arm) and the check on those numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lossatlas import records
+
+LOG = re.compile(r"\s*([+-]?)\s*log\s*\(?\s*([\d.]+)\s*\)?\s*")
+
+
+def _number(value: Any) -> Any:
+    """A number, also written as `log 1.2` or `-log 2` (margins on a logarithm read better so)."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, or `log 1.2`")
+    if isinstance(value, str) and (found := LOG.fullmatch(value)):
+        size = math.log(float(found[2]))
+        return -size if found[1] == "-" else size
+    return value
+
+
+def as_list(value: Any) -> Any:
+    return value if isinstance(value, list) or value is None else [value]
+
+
+def _name(value: Any) -> Any:
+    return records.name(value) if isinstance(value, str | int | float | bool) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Name = Annotated[str, BeforeValidator(_name)]
+Names = Annotated[list[Name], BeforeValidator(as_list)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+
+
+class MetricStatistic(Strict):
+    """A metric of the records, one number per unit and arm.
+
+    Args:
+        metric: a metric's column, or `seconds` or `peak_mb`.
+        where: condition key (or `arm`) to value; a list of values asks for the check at each of them.
+        worst: value a failed or diverged run counts with, in the metric's units, before `log`; without it
+            the worst value of the done runs.
+        log: natural logarithm of the metric.
+        over: condition key (or `arm`) whose values are the axis of slope and order; with `reduce`, what is
+            collapsed.
+        values: the axis' values in order; a mapping gives each its number for slope. Without it every value
+            found, in the order of the numbers in their names.
+        reduce: collapse `over` to one number: its mean, min, max, range (max - min) or log-log slope.
+        minus: condition values whose number is subtracted, the rest of `where` unchanged.
+        arms: condition key whose values play the arms (then `where` may fix `arm`).
+        trials: for an exact bound, the metric that counts how often the unit was tried; `metric` counts
+            violations.
+    """
+
+    metric: str
+    where: dict[str, Names] = {}
+    worst: Number | None = None
+    log: bool = False
+    over: Names | None = None
+    values: list[Name] | dict[Name, Number] | None = None
+    reduce: Literal["mean", "min", "max", "range", "slope"] | None = None
+    minus: dict[str, Name] | None = None
+    arms: str = "arm"
+    trials: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> MetricStatistic:
+        if self.over is None and (self.reduce or self.values):
+            raise ValueError("`reduce` and `values` need `over`, the key whose values they treat")
+        if self.over is not None and len(self.over) > 1 and self.reduce in (None, "slope"):
+            raise ValueError("several keys in `over` need `reduce: mean`, min, max or range")
+        return self
+
+
+class FunctionStatistic(Strict):
+    """A named function `(records, **args) -> DataFrame`: unit, value and, at need, arm, condition, x, trials.
+
+    It gets the tidy rows of the experiment (verdict seeds, interrupted runs left out) with two more columns:
+    `unit_id` (`s3`, or `s3u7` where a run carries units) and `failed`. Failed runs have `worst` in `metric`,
+    if given.
+    """
+
+    function: str
+    args: dict[str, Any] = {}
+    where: dict[str, Name] = {}
+    metric: str | None = None
+    worst: Number | None = None
+
+
+class _Check(Strict):
+    arm: Names | None = None
+    correction: Literal["nadeau_bengio"] | None = None
+    test_fraction: Fraction | None = None
+    train_fraction: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _overlap(self) -> _Check:
+        if bool(self.correction) != bool(self.test_fraction):
+            raise ValueError("`correction: nadeau_bengio` and `test_fraction` come together")
+        if self.train_fraction and not self.correction:
+            raise ValueError("`train_fraction` needs `correction: nadeau_bengio`")
+        return self
+
+    @property
+    def overlap(self) -> float:
+        """Nadeau and Bengio's n_test / n_train, 0 for independent units."""
+        if self.test_fraction is None:
+            return 0.0
+        return self.test_fraction / (self.train_fraction or 1 - self.test_fraction)
+
+    @property
+    def direction(self) -> int:
+        """1 where more is better for the claim, -1 where less is, 0 where neither."""
+        return 0
+
+
+class _OneSided(_Check):
+    above: Number | None = None
+    below: Number | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> _OneSided:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("exactly one of `above` and `below` is needed (for both: kind close)")
+        return self
+
+    @property
+    def direction(self) -> int:
+        return 1 if self.above is not None else -1
+
+    @property
+    def limit(self) -> float:
+        limit = self.above if self.above is not None else self.below
+        assert limit is not None
+        return limit
+
+
+class Better(_Check):
+    """Paired t, one-sided: arm above every comparator by more than `by` (below it, with `lower`)."""
+
+    kind: Literal["better"]
+    than: Names
+    by: Number = 0.0
+    lower: bool = False
+
+    @model_validator(mode="after")
+    def _others(self) -> Better:
+        if not self.arm or not self.than or set(self.arm) & set(self.than):
+            raise ValueError("`arm` and `than` name at least one arm each, none in common")
+        return self
+
+    @property
+    def direction(self) -> int:
+        return -1 if self.lower else 1
+
+
+class Bound(_OneSided):
+    """One-sided t against a bound, or, exact, no unit beyond it (a value on the bound is no violation)."""
+
+    kind: Literal["bound"]
+    exact: bool = False
+
+
+class Close(_Check):
+    """Two one-sided tests: arm minus comparator, or minus `value`, inside (-within, within)."""
+
+    kind: Literal["close"]
+    than: Names | None = None
+    value: Number | None = None
+    within: Annotated[Number, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _target(self) -> Close:
+        if (self.than is None) == (self.value is None) or (self.than and not self.arm):
+            raise ValueError("either `value`, or `than` with `arm`, is needed")
+        return self
+
+
+class Slope(_Check):
+    """Log-log slope of each unit; the mean inside (lo, hi) by two one-sided t tests."""
+
+    kind: Literal["slope"]
+    between: tuple[Number, Number]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Slope:
+        if not self.between[0] < self.between[1]:
+            raise ValueError("`between` is [lo, hi] with lo < hi")
+        return self
+
+
+class Order(_Check):
+    """Page's trend test along the statistic's axis."""
+
+    kind: Literal["order"]
+    increasing: bool = True
+
+
+class Ratio(_OneSided):
+    """t on the log ratio of arm to comparator (without `than`: of the statistic) against the margin."""
+
+    kind: Literal["ratio"]
+    than: Names | None = None
+
+    @model_validator(mode="after")
+    def _positive(self) -> Ratio:
+        if not 0 < self.limit < math.inf:
+            raise ValueError("the margin on a ratio is > 0")
+        if self.than and not self.arm:
+            raise ValueError("`than` needs `arm`")
+        return self
+
+
+CHECKS = {"better": Better, "bound": Bound, "close": Close, "slope": Slope, "order": Order, "ratio": Ratio}
+Check = Better | Bound | Close | Slope | Order | Ratio
+AnyStatistic = MetricStatistic | FunctionStatistic

@@ -1,0 +1,210 @@
+"""From tidy records to one number per unit, arm and condition.
+
+A unit is a seed, or a seed and a repetition where runs carry units. Runs that failed or diverged stay in the
+table with the statistic's `worst` or the worst value of the done runs; interrupted ones stay as gaps, so
+that they are counted as missing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lossatlas.claims import grid
+from lossatlas.claims.card import load_function
+from lossatlas.claims.grid import COLUMNS, NotRunError, UnfitError, canonical
+from lossatlas.claims.spec import AnyStatistic, FunctionStatistic, MetricStatistic
+from lossatlas.errors import UserError
+from lossatlas.records import condition_columns
+
+if (
+    TYPE_CHECKING
+):  # pandas has no stubs here, and what pyright infers calls every column a Series or a DataFrame
+    DataFrame = Series = Any
+else:
+    from pandas import DataFrame, Series
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """The numbers a check works on.
+
+    Args:
+        table: columns unit, arm, condition (label of a where-list's point), step (name on the axis) and x
+            (its number), value (NaN where a run failed and no worst value is known yet), failed (1, 0, or
+            NaN for a gap), trials.
+        steps: the axis' values in order, empty without an axis.
+    """
+
+    table: DataFrame
+    steps: list[str]
+
+
+def unit_ids(rows: DataFrame) -> Series:
+    """`s3`, or `s3u7` for the units of a run: what pairs the arms."""
+    seed = "s" + rows["seed"].astype(str)
+    unit = rows["unit"].astype("Int64").astype("string")
+    return seed.where(unit.isna(), seed + "u" + unit.fillna("")).astype(str)
+
+
+def verdict_seeds(rows: DataFrame, seeds: str = "all") -> DataFrame:
+    """Rows whose seed may count: first (< 100), fresh (>= 1000) or all of both; the rest are tuning."""
+    first, fresh = rows["seed"] < 100, rows["seed"] >= 1000
+    return rows[{"first": first, "fresh": fresh, "all": first | fresh}[seeds]]
+
+
+def select(records: DataFrame, experiment: str, seeds: str = "all", scale: str | None = None) -> DataFrame:
+    """The rows a claim may use, with `unit_id` and `failed` (1, 0, NaN if interrupted).
+
+    Args:
+        scale: the scale to use; without it laptop, or the only one there is.
+
+    Raises:
+        NotRunError: no run is done.
+    """
+    rows = records[records["experiment"] == experiment]
+    if rows.empty:
+        raise NotRunError(f"no run of experiment {experiment}")
+    scales = sorted(set(rows["scale"]))
+    if scale is None and len(scales) > 1 and "laptop" not in scales:
+        raise NotRunError(f"runs at several scales ({', '.join(scales)}): the claim must name its `scale`")
+    scale = scale or ("laptop" if "laptop" in scales else scales[0])
+    rows = rows[rows["scale"] == scale]
+    if rows.empty:
+        raise NotRunError(f"no run of experiment {experiment} at scale {scale}")
+    rows = verdict_seeds(rows, seeds)
+    if rows.empty:
+        raise NotRunError(
+            f"experiment {experiment} has no seed for verdicts ({seeds}; 100..999 are for tuning)"
+        )
+    if not (rows["status"] == "done").any():
+        raise NotRunError(f"no run of experiment {experiment} is done")
+    gap = rows["status"] == "interrupted"
+    repeated = rows.duplicated(["arm", *condition_columns(rows), "seed", "unit"], keep=False)
+    rows = rows[~(gap & repeated)]
+    failed = rows["status"].map({"done": 0.0, "failed": 1.0, "diverged": 1.0, "interrupted": np.nan})
+    return rows.assign(failed=failed, unit_id=unit_ids(rows))
+
+
+def compute(
+    statistic: AnyStatistic, rows: DataFrame, direction: int = 0, censored: bool = False
+) -> Statistic:
+    """The statistic of rows made by `select`.
+
+    Args:
+        direction: 1 where more is better for the claim, -1 where less, 0 where neither: says which value is
+            the worst.
+        censored: a done run's NaN or infinity means "never", not a diverged run.
+
+    Raises:
+        NotRunError: a metric, condition or step is missing, or one unit has several rows.
+        UnfitError: a logarithm of a value <= 0.
+        UserError: the named function cannot be imported.
+    """
+    if isinstance(statistic, FunctionStatistic):
+        return _from_function(statistic, rows)
+    rows = _valued(statistic, _level(rows, statistic.metric), direction, censored)
+    pieces, steps = [], []
+    for point in itertools.product(*statistic.where.values()):
+        where = dict(zip(statistic.where, point, strict=True))
+        label = " ".join(value for key, value in where.items() if len(statistic.where[key]) > 1)
+        piece, steps = grid.at(statistic, rows, where)
+        if statistic.minus is not None:
+            piece = grid.minus(piece, grid.at(statistic, rows, {**where, **statistic.minus})[0])
+        pieces.append(piece.assign(condition=label))
+    return Statistic(pd.concat(pieces, ignore_index=True)[COLUMNS], steps)
+
+
+def _level(rows: DataFrame, metric: str) -> DataFrame:
+    """The units' rows if the metric is theirs, else the runs'.
+
+    Raises:
+        NotRunError: no done run has the metric.
+    """
+    if metric not in rows.columns or not pd.api.types.is_numeric_dtype(rows[metric]):
+        raise NotRunError(f"no record has the metric {metric}")
+    known = (rows["failed"] == 0) & rows[metric].notna()
+    if not known.any():
+        raise NotRunError(f"no done run has the metric {metric}")
+    per_unit = rows["unit"].notna()
+    if not (per_unit & known).any():
+        return rows[~per_unit]
+    rows = _expanded(rows)
+    return rows[rows["unit"].notna()]
+
+
+def _expanded(rows: DataFrame) -> DataFrame:
+    """A run that died without units stands for each unit of the other runs of its seed (or of any seed)."""
+    per_unit = rows["unit"].notna()
+    lost = rows[(rows["failed"] != 0) & ~per_unit]
+    if lost.empty or not per_unit.any():
+        return rows
+    known = rows[per_unit].groupby("seed")["unit"].unique()
+    every = rows.loc[per_unit, "unit"].unique()
+    spread = lost.assign(unit=[list(known.get(seed, every)) for seed in lost["seed"]]).explode("unit")
+    both = pd.concat(
+        [rows.drop(lost.index), spread.assign(unit=spread["unit"].astype("Int64"))], ignore_index=True
+    )
+    return both.assign(unit_id=unit_ids(both))
+
+
+def _valued(statistic: MetricStatistic, rows: DataFrame, direction: int, censored: bool) -> DataFrame:
+    """Rows with `value`: the metric of done runs, the worst value of failed ones (NaN if nobody knows it)."""
+    value = rows[statistic.metric].astype(float).where(rows["failed"] == 0)
+    finite, failed = pd.Series(np.isfinite(value), value.index), rows["failed"]
+    if not censored:  # a done run whose loss is NaN has diverged; an arm that never has the metric lacks it
+        logs_it = finite.groupby(rows["arm"]).transform("any")
+        failed = failed.mask((failed == 0) & ~finite & logs_it, 1.0)
+    worst = statistic.worst
+    if worst is None and direction and statistic.minus is None and statistic.reduce not in ("range", "slope"):
+        worst = value[finite].min() if direction > 0 else value[finite].max()
+    value = value.mask(failed == 1, np.nan if worst is None else worst)
+    if statistic.log:
+        if (value <= 0).any():
+            bad = rows.loc[(value <= 0).idxmax()]
+            raise UnfitError(f"log needs {statistic.metric} > 0, not so in {bad['unit_id']}, {bad['arm']}")
+        value = pd.Series(np.log(value), value.index)
+    return rows.assign(value=value, failed=failed, trials=rows.get(statistic.trials, np.nan))
+
+
+def _from_function(statistic: FunctionStatistic, rows: DataFrame) -> Statistic:
+    function = load_function(statistic.function)
+    rows = grid.where(_expanded(rows[rows["failed"].notna()]), statistic.where)
+    if statistic.metric is not None:
+        if statistic.metric not in rows:
+            raise NotRunError(f"no record has the metric {statistic.metric}")
+        fill = np.nan if statistic.worst is None else statistic.worst
+        rows = rows.assign(**{statistic.metric: rows[statistic.metric].mask(rows["failed"] == 1, fill)})
+    try:
+        table = function(rows.assign(failed=rows["failed"] == 1), **statistic.args)
+    except (NotRunError, UnfitError, UserError):
+        raise
+    except (
+        Exception
+    ) as error:  # a card's own function: its fault must not cost the other claims their verdicts
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise NotRunError(f"{statistic.function} raised {text}") from error
+    if not isinstance(table, pd.DataFrame) or not {"unit", "value"} <= set(table.columns):
+        raise NotRunError(f"{statistic.function} must return a DataFrame with the columns unit and value")
+    if table.empty:
+        raise NotRunError(f"{statistic.function} found nothing to compute")
+    return _completed(statistic.function, table)
+
+
+def _completed(function: str, table: DataFrame) -> Statistic:
+    """What a function left out, filled with its default."""
+    defaults = {"arm": "", "condition": "", "x": np.nan, "trials": np.nan}
+    table = table.assign(**{key: value for key, value in defaults.items() if key not in table})
+    x = sorted(table["x"].dropna().unique())
+    value = table["value"].astype(float)
+    failed = table["failed"].astype(float) if "failed" in table else value.isna().astype(float)
+    step = table["x"].map(canonical) if x else ""
+    table = table.assign(step=step, value=value, failed=failed, unit=table["unit"].astype(str))
+    if table.duplicated(["unit", "arm", "condition", "step"]).any():
+        raise NotRunError(f"{function} returned a unit twice for one arm and condition")
+    table = table.sort_values(["condition", "arm", "unit", "step"])  # the order of records must not matter
+    return Statistic(table[COLUMNS].reset_index(drop=True), [canonical(v) for v in x])
