@@ -10,6 +10,7 @@ import torch
 
 from lossatlas.data import Data, load
 from lossatlas.data.augment import FlipCrop
+from lossatlas.data.loading import split_rows
 from lossatlas.data.table import Table, canonical, digest
 from lossatlas.errors import UserError
 
@@ -35,6 +36,18 @@ def test_split_does_not_depend_on_the_order_of_the_source(toy: dict, tmp_path: P
     for part in ("train", "test"):
         assert torch.equal(getattr(data, part).x, getattr(again, part).x)
         assert torch.equal(getattr(data, part).y, getattr(again, part).y)
+
+
+def test_the_last_rows_of_the_permutation_are_for_testing() -> None:
+    # committed records were made with this split: another choice of rows, however random, would orphan them
+    train, test = split_rows(Table(np.zeros((9, 1)), np.zeros(9, np.int64)), 3, split_seed=0)
+    order = np.random.default_rng(0).permutation(9)
+    assert [*train, *test] == order.tolist()
+    assert len(test) == 3
+    part = np.array([1, 0, 0, 1, 0, 0, 0, 0, 1], np.uint8)
+    train, test = split_rows(Table(np.zeros((9, 1)), np.zeros(9, np.int64), part), None, split_seed=0)
+    assert test.tolist() == [k for k in order if k in (0, 3, 8)]
+    assert sorted(train) == [1, 2, 4, 5, 6, 7]
 
 
 def test_split_seed_moves_rows_between_train_and_test(toy: dict) -> None:
