@@ -42,13 +42,17 @@ def seconds(command: list[str], repeats: int) -> float:
 
 def main() -> int:
     """Prints the three times and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         words = ["experiment=ldr_noisy", f"output_root={folder}", "rerun=true"]
-        run = f"{STEP_HOOK}\nimport sys; sys.argv = ['run', *{words!r}]\nfrom lossatlas.cli import main; main()"
+        run = (
+            f"{STEP_HOOK}\nimport sys; sys.argv = ['run', *{words!r}]\nfrom lossatlas.cli import main; main()"
+        )
         result = {
             "list_s": seconds([sys.executable, "-m", "run"], args.repeats),
             "import_s": seconds([sys.executable, "-c", IMPORTS], args.repeats),

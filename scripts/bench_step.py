@@ -88,7 +88,9 @@ def runner_callback() -> Any:
 
 def main() -> int:
     """Alternates both, prints the medians and their ratio; exits 1 if parameters differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--arms", nargs="+", default=["ce", "aldr_kl"])
@@ -110,7 +112,9 @@ def main() -> int:
                 return 1
         h, o = statistics.median(hand), statistics.median(ours)
         ratio = statistics.median(b / a for a, b in zip(hand, ours, strict=True))
-        print(f"{arm}: hand loop {h * 1e6:.0f} us/step, runner {o * 1e6:.0f} us/step, ratio {ratio:.3f}, parameters equal")
+        print(
+            f"{arm}: hand loop {h * 1e6:.0f} us/step, runner {o * 1e6:.0f} us/step, ratio {ratio:.3f}, parameters equal"
+        )
         result[arm] = {"hand_us": h * 1e6, "runner_us": o * 1e6, "ratio": ratio, "repeats": args.repeats}
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,10 @@ def main() -> int:
     except PackageNotFoundError:
         wrong.append("lossatlas itself (pip install --no-deps -e .)")
     if wrong:
-        print(f"this environment does not fit: {'; '.join(wrong[:5])}; leave out VENV= to build one", file=sys.stderr)
+        print(
+            f"this environment does not fit: {'; '.join(wrong[:5])}; leave out VENV= to build one",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

@@ -16,25 +16,34 @@ from lossatlas.paths import experiments_dir
 
 def main() -> int:
     """Reads the records, prints the chosen values, writes experiments/<paper>/tuning.csv."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("experiment")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--scale", default="laptop")
-    parser.add_argument("--condition", default="noise", help="the key that values are chosen for, besides the arm")
+    parser.add_argument(
+        "--condition", default="noise", help="the key that values are chosen for, besides the arm"
+    )
     parser.add_argument("--keys", nargs="+", default=["lr", "theta"], help="top-level keys that were tuned")
     parser.add_argument("--metric", default="val/top1", help="larger is better")
     args = parser.parse_args()
     folder = args.outputs / args.experiment / args.scale
     found = [r for r in records.read_all(folder) if 100 <= r.seed < 1000 and r.condition]
     if not found:
-        print(f"no tuning runs below {folder}: python -m run -m experiment={args.experiment} +grid=tune", file=sys.stderr)
+        print(
+            f"no tuning runs below {folder}: python -m run -m experiment={args.experiment} +grid=tune",
+            file=sys.stderr,
+        )
         return 2
     for record in found:  # what was tuned stands in the resolved config, also where an arm's grid left it out
         shared = {args.condition: record.condition.get(args.condition, "all")}
         record.condition = {**shared, **{key: record.config[key] for key in args.keys}}
         record.extras = {}
     table = records.tidy(found)
-    table = table.drop(columns=[c for c in records.metric_columns(table) if c.startswith(("test/", "lambda/"))])
+    table = table.drop(
+        columns=[c for c in records.metric_columns(table) if c.startswith(("test/", "lambda/"))]
+    )
     table = table.sort_values(["arm", args.condition, *args.keys, "seed"], kind="stable")
     records.to_csv(table, experiments_dir() / found[0].paper / f"tuning_{args.experiment}.csv")
     values = table.assign(**{args.metric: table[args.metric].fillna(float("-inf"))})

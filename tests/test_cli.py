@@ -1,5 +1,6 @@
 """Command lines: every wrong one gives one line, the nearest right name or the allowed values, and exit code 2."""
 
+import os
 import subprocess
 import sys
 
@@ -89,7 +90,9 @@ def test_a_missing_data_set_names_every_source_and_the_command_that_fetches(cli,
     from lossatlas.data import transport
 
     monkeypatch.setattr(transport.subprocess, "run", _no_subprocess)
-    answer = cli("experiment=ldr_noisy", "data.sources=[{kind: mirror, id: nobody/letter, split: train}]", "epochs=1")
+    answer = cli(
+        "experiment=ldr_noisy", "data.sources=[{kind: mirror, id: nobody/letter, split: train}]", "epochs=1"
+    )
     assert answer.code == 2
     assert "fetch_data.py letter" in answer.err
 
@@ -115,13 +118,16 @@ def test_the_traceback_is_there_for_who_asks(cli):
     assert isinstance(caught.value, (UserError, pytest.fail.Exception)) or "nobody" in str(caught.value)
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["experiment=ldr_noise"], [*SMOKE, "seed=abc"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["experiment=ldr_noise"], [*SMOKE, "seed=abc"], ["--version"]]
+)
 def test_lists_help_and_errors_do_not_import_torch(words):
     code = (
-        "import sys; sys.argv = ['run', *%r]\nfrom lossatlas.cli import main\n"
+        f"import sys; sys.argv = ['run', *{words!r}]\nfrom lossatlas.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
-    ) % (words,)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    )
+    env = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
 
 

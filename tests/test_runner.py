@@ -49,7 +49,12 @@ def test_a_finished_run_is_kept_and_rerun_repeats_it_with_equal_metrics(cli, out
 @pytest.mark.parametrize("arm", ["aldr_kl", "tgce", "ce"])
 def test_resumed_equals_uninterrupted_bitwise(cli, outputs, tmp_path, monkeypatch, arm, cut):
     """4 chunks an epoch: cuts in mid-epoch and, after chunk 4, at an epoch's start."""
-    words = (*SMOKE, f"arm={arm}", "callbacks.checkpoint.every_chunks=1", "callbacks.checkpoint.every_seconds=null")
+    words = (
+        *SMOKE,
+        f"arm={arm}",
+        "callbacks.checkpoint.every_chunks=1",
+        "callbacks.checkpoint.every_seconds=null",
+    )
     cli(*words)
     whole, whole_record = weights(outputs), record_of(outputs)
     monkeypatch.setenv("LOSSATLAS_OUTPUTS", str(tmp_path / "cut"))
@@ -97,7 +102,9 @@ def test_a_failing_job_does_not_stop_the_sweep(cli, outputs, monkeypatch):
     monkeypatch.setattr(study.LitLDR, "step", step)
     answer = cli("-m", *SMOKE, "arm=ce", "noise=u60", "seed=0,1,2")
     assert answer.code == 1
-    states = sorted(json.loads(p.read_text())["status"] for p in outputs.glob("ldr_noisy/smoke/ce-*/record.json"))
+    states = sorted(
+        json.loads(p.read_text())["status"] for p in outputs.glob("ldr_noisy/smoke/ce-*/record.json")
+    )
     assert states == ["done", "done", "failed"]
     assert "robust-uniform" in answer.out  # verdicts are printed all the same
     monkeypatch.undo()

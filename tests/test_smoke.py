@@ -22,7 +22,12 @@ def arms() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("experiment", "arm"), arms(), ids=lambda value: value or "default")
 def test_smoke(cli, outputs, experiment, arm):
-    answer = cli(f"experiment={experiment}", "scale=smoke", *([f"arm={arm}"] if arm else []), "callbacks.progress=false")
+    answer = cli(
+        f"experiment={experiment}",
+        "scale=smoke",
+        *([f"arm={arm}"] if arm else []),
+        "callbacks.progress=false",
+    )
     assert answer.code == 0, answer.err
     (path,) = outputs.glob(f"{experiment}/smoke/*/record.json")
     record = json.loads(path.read_text())

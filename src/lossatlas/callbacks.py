@@ -32,7 +32,9 @@ class Progress(Callback):
         per_epoch = int(min(trainer.num_training_batches, 10**9))
         done = trainer.current_epoch * per_epoch + trainer.fit_loop.epoch_loop.batch_progress.current.ready
         total = per_epoch * (trainer.max_epochs or 1)
-        self.bar = tqdm(total=total, initial=done, desc=self.label, leave=False, file=sys.stderr, disable=None)
+        self.bar = tqdm(
+            total=total, initial=done, desc=self.label, leave=False, file=sys.stderr, disable=None
+        )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """One chunk further."""
@@ -48,7 +50,9 @@ class Progress(Callback):
         """Closes the bar."""
         self.bar.close()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         """Closes the bar, so that the error has a line of its own."""
         if self.bar is not None:
             self.bar.close()
@@ -97,7 +101,9 @@ class Checkpoints(Callback):
         every_chunks: chunks between two checkpoints, or None.
     """
 
-    def __init__(self, folder: Path, every_seconds: float | None = 20.0, every_chunks: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, every_seconds: float | None = 20.0, every_chunks: int | None = None
+    ) -> None:
         self.path = folder / "last.ckpt"
         self.every_seconds, self.every_chunks = every_seconds, every_chunks
         self.chunks, self.saved_at = 0, time.monotonic()
@@ -160,11 +166,15 @@ class Checkpoints(Callback):
             os.replace(part, self.path)
         self.chunks, self.saved_at = 0, time.monotonic()
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
+    ) -> None:
         """Adds the random states."""
         checkpoint["random_state"] = random_state()
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
+    ) -> None:
         """Keeps the random states until training starts."""
         self._resumed = checkpoint.get("random_state")
 
@@ -175,7 +185,13 @@ def random_state() -> dict[str, Any]:
     version, python, gauss = random.getstate()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ],
         "python": [version, list(python), gauss],
     }
     if torch.cuda.is_available():

@@ -11,7 +11,18 @@ from contextlib import contextmanager
 from lossatlas.errors import UserError
 from lossatlas.paths import conf_dir
 
-HYDRA_FLAGS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--version")
+HYDRA_FLAGS = (
+    "-h",
+    "--help",
+    "--hydra-help",
+    "-c",
+    "--cfg",
+    "-i",
+    "--info",
+    "-sc",
+    "--shell-completion",
+    "--version",
+)
 TRACE_ENV = "HYDRA_FULL_ERROR"
 
 
@@ -58,7 +69,9 @@ def listing() -> str:
     rows = []
     for path in sorted(root.rglob("*.yaml")):
         name = path.relative_to(root).with_suffix("").as_posix()
-        comments = (line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+        comments = (
+            line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+        )
         about = next((line for line in comments if not line.startswith("@package")), "")
         rows.append((name, about.split(" python -m run")[0]))
     width = max((len(name) for name, _ in rows), default=0)
@@ -93,7 +106,9 @@ def one_line(error: BaseException) -> str:
             options = list(error.options or [])
         return f"{group}={option}: no such {group or 'config'}; {nearest(option, options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} could not be read; write key=value, in quotes where a shell would change it"
+        return (
+            f"{error.override!r} could not be read; write key=value, in quotes where a shell would change it"
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or ''}: {error.strerror}"
     return text or type(error).__name__

@@ -41,7 +41,12 @@ def processes(cfg: DictConfig, job: "Job") -> "Outcome":
         plain = OmegaConf.to_container(cfg, resolve=True)
         spec.write_text(json.dumps({"cfg": plain, "job": {**asdict(job), "folder": str(job.folder)}}))
         port = _free_port()
-        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+        env = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(world),
+            "NODE_RANK": "0",
+        }
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-m", "lossatlas.launch", str(spec)],

@@ -86,7 +86,11 @@ class LitModule(LightningModule):
         """(b,) one loss value per sample of a mini-batch."""
         assert self.loss is not None
         f = self(batch.x)
-        return self.loss(f, batch.y, batch.index) if getattr(self.loss, "indexed", False) else self.loss(f, batch.y)
+        return (
+            self.loss(f, batch.y, batch.index)
+            if getattr(self.loss, "indexed", False)
+            else self.loss(f, batch.y)
+        )
 
     def step(self, batch: Batch) -> Tensor:
         """One mini-batch: loss, gradients, one step of the optimiser. Returns the mean loss, detached."""
@@ -179,7 +183,12 @@ class LitModule(LightningModule):
         assert self.data is not None
         world = self.trainer.world_size
         return ChunkLoader(
-            len(self.data.train), self.batch_size, self.chunk, self.seed, rank=self.trainer.global_rank, world=world
+            len(self.data.train),
+            self.batch_size,
+            self.chunk,
+            self.seed,
+            rank=self.trainer.global_rank,
+            world=world,
         )
 
     def val_dataloader(self) -> Blocks | list[Blocks]:
@@ -224,7 +233,10 @@ class LitModule(LightningModule):
         assert self.data is not None
         was, data = self.training, self.data
         self.eval()
-        found = [self(data.batch(split, i.to(self.device), train=False).x) for i in Blocks(len(split), self.eval_batch)]
+        found = [
+            self(data.batch(split, i.to(self.device), train=False).x)
+            for i in Blocks(len(split), self.eval_batch)
+        ]
         self.train(was)
         return torch.cat(found)
 

@@ -32,7 +32,14 @@ class ChunkLoader:
     """
 
     def __init__(
-        self, n: int, batch_size: int, chunk: int, seed: int, rank: int = 0, world: int = 1, shuffle: bool = True
+        self,
+        n: int,
+        batch_size: int,
+        chunk: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
     ) -> None:
         if batch_size % world:
             raise ValueError(f"batch_size={batch_size} over {world} processes: make it a multiple")

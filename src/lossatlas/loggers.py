@@ -9,4 +9,6 @@ def wandb_logger(project: str, save_dir: str, **kwargs: Any) -> Any:
     from pytorch_lightning.loggers import WandbLogger
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    return WandbLogger(project=project, save_dir=save_dir, offline=not os.environ.get("WANDB_API_KEY"), **kwargs)
+    return WandbLogger(
+        project=project, save_dir=save_dir, offline=not os.environ.get("WANDB_API_KEY"), **kwargs
+    )

@@ -7,7 +7,16 @@ from typing import Any
 
 from lossatlas.paths import CHECKOUT, is_checkout
 
-PACKAGES = ("lossatlas", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "scipy", "scikit-learn")
+PACKAGES = (
+    "lossatlas",
+    "torch",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 @functools.cache

@@ -112,7 +112,9 @@ def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
     data = make(cfg.data, "data")
     parts = {name: make(cfg[name], name) for name in ("net", "loss", "optimizer", "schedule")}
     settings = {name: cfg[name] for name in ("seed", "batch_size", "chunk", "eval_every", "eval_batch")}
-    module = make(cfg.module, "module", data=data, **parts, **settings, gradient_clip=cfg.trainer.gradient_clip)
+    module = make(
+        cfg.module, "module", data=data, **parts, **settings, gradient_clip=cfg.trainer.gradient_clip
+    )
     if module is None:
         raise UserError("module: the experiment names no LitModule (`module: {_target_: ...}`)")
     if cfg.trainer.compile and module.net is not None:
@@ -121,7 +123,8 @@ def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
     (job.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)))
     keep = cfg.callbacks.checkpoint
     checkpoints = cb.Checkpoints(job.folder, **keep) if keep else None
-    extra = [cb.History()] + ([checkpoints] if checkpoints else [])
+    extra: list[pl.Callback] = [cb.History()]
+    extra += [checkpoints] if checkpoints else []
     if cfg.callbacks.progress and not quiet:
         extra.append(cb.Progress(job.name.rsplit("-", 1)[0]))
     t = cfg.trainer
@@ -140,7 +143,9 @@ def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str
     ckpt = folder / "last.ckpt"
     with checkpoints.signals() if checkpoints else _nothing():
         trainer.fit(module, ckpt_path=ckpt if ckpt.exists() else None, weights_only=True)
-        rows = _history(trainer)  # not the logger's last line: a run cut behind its last epoch resumes with it
+        rows = _history(
+            trainer
+        )  # not the logger's last line: a run cut behind its last epoch resumes with it
         metrics = {name: value for name, value in rows[-1].items() if name != "epoch"} if rows else {}
         if module.data is not None and module.data.val is not None:
             metrics.update(trainer.validate(module, verbose=False, weights_only=True)[0])
@@ -179,9 +184,12 @@ def silence() -> None:
     """Keeps Lightning's tips and device lines off the terminal, and its warnings that do not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*no `val_dataloader`.*",
-                 ".*`.*_dataloader` returned.*", ".*LeafSpec.*", ".*isinstance.treespec.*", ".*in eval mode.*", ".*litlogger.*", ".*Total length of `list`.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", text)
+    unwanted = (
+        "does not have many workers", "Experiment logs directory", "no `val_dataloader`", "_dataloader` returned",
+        "LeafSpec", "isinstance.treespec", "in eval mode", "litlogger", "Total length of `list`",
+    )  # fmt: skip
+    for text in unwanted:
+        warnings.filterwarnings("ignore", f".*{text}.*")
 
 
 def _keep(status: str, rerun: Any) -> bool:
@@ -231,7 +239,9 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder} is being written by another process; wait for it or change output_root") from None
+            raise UserError(
+                f"{folder} is being written by another process; wait for it or change output_root"
+            ) from None
         yield
     if not any(path.name != ".lock" for path in folder.iterdir()):  # refused before anything was written
         (folder / ".lock").unlink()
@@ -275,7 +285,9 @@ def _device_name(trainer: Any) -> str:
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    shown = [n for n in ("val/top1", "test/top1") if n in metrics] or [n for n in metrics if n.startswith("test/")][:1]
+    shown = [n for n in ("val/top1", "test/top1") if n in metrics] or [
+        n for n in metrics if n.startswith("test/")
+    ][:1]
     return " ".join(f"{name} {metrics[name]:.4f}" for name in shown)
 
 
@@ -284,11 +296,14 @@ def _objective(cfg: DictConfig, metrics: dict[str, float]) -> float | None:
 
 
 def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = False) -> str:
-    rows = [f"  {name:<28} {value:.6g}" for name, value in sorted(record.metrics.items()) if value is not None]
+    rows = [
+        f"  {name:<28} {value:.6g}" for name, value in sorted(record.metrics.items()) if value is not None
+    ]
     title = f"{job.experiment}: {cfg.arm}, " + ", ".join(f"{k}={v}" for k, v in job.condition.items())
     return "\n".join(
         [
-            f"{title}, seed {cfg.seed}" + (" (kept from an earlier run; rerun=true repeats it)" if kept else ""),
+            f"{title}, seed {cfg.seed}"
+            + (" (kept from an earlier run; rerun=true repeats it)" if kept else ""),
             *rows,
             f"  {'seconds':<28} {record.seconds}",
             f"  {'peak memory, MB':<28} {record.peak_mb}",

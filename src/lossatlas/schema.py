@@ -95,10 +95,16 @@ def check(cfg: DictConfig) -> None:
         RunKeys.model_validate(keys)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal", "int", "bool")))
+        where = ".".join(
+            str(part) for part in first["loc"] if not str(part).startswith(("literal", "int", "bool"))
+        )
         what = first["msg"].replace("Input should be", "should be").replace("Extra inputs are", "this key is")
         raise UserError(f"{where}={first['input']!r}: {what}") from None
-    if cfg.trainer.accelerator in ("cpu", "mps") and cfg.trainer.strategy == "auto" and cfg.trainer.devices > 1:
+    if (
+        cfg.trainer.accelerator in ("cpu", "mps")
+        and cfg.trainer.strategy == "auto"
+        and cfg.trainer.devices > 1
+    ):
         raise UserError(
             f"trainer.devices={cfg.trainer.devices}: one process uses one {cfg.trainer.accelerator} device;"
             " several processes on the CPU are trainer=ddp_sim"
@@ -119,13 +125,17 @@ def check_interval(path: str, value: Any, interval: str) -> None:
     """
     match = INTERVAL.match(interval)
     if match is None:
-        raise UserError(f"limits: {path}: {interval!r} is no interval; write it like '(0, 1]' or '[1, inf) int'")
+        raise UserError(
+            f"limits: {path}: {interval!r} is no interval; write it like '(0, 1]' or '[1, inf) int'"
+        )
     if value is None:
         return
     left, low, high, right, whole = match.groups()
     kinds = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise UserError(f"{path}={value!r}: should be {'a whole number' if whole else 'a number'} in {interval}")
+        raise UserError(
+            f"{path}={value!r}: should be {'a whole number' if whole else 'a number'} in {interval}"
+        )
     above = value > float(low) if left == "(" else value >= float(low)
     below = value < float(high) if right == ")" else value <= float(high)
     if math.isnan(value) or not (above and below):

@@ -101,7 +101,10 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
     bad = [e for e in entries if e["status"] not in ("done", "skipped")]
     if bad:
         names = ", ".join(f"{e.get('name', '?')} ({e['status']})" for e in bad[:5])
-        print(f"{len(bad)} of {len(entries)} jobs did not finish: {names}; repeat with rerun=failed", file=sys.stderr)
+        print(
+            f"{len(bad)} of {len(entries)} jobs did not finish: {names}; repeat with rerun=failed",
+            file=sys.stderr,
+        )
     return 2 if any(e["status"] == "refused" for e in entries) else int(bool(bad))
 
 
@@ -110,7 +113,9 @@ def _grid_blocks(cfg: DictConfig, words: list[str], overrides: Sequence[Override
     if cfg.grid == "core":
         return [words]
     if cfg.grid not in cfg.grids:
-        raise UserError(f"grid={cfg.grid}: not in this experiment; {nearest(str(cfg.grid), ['core', *cfg.grids])}")
+        raise UserError(
+            f"grid={cfg.grid}: not in this experiment; {nearest(str(cfg.grid), ['core', *cfg.grids])}"
+        )
     grid = cfg.grids[cfg.grid]
     given = {o.get_key_element(): [str(v) for v in _values(o)] for o in overrides}
     blocks = []
@@ -164,7 +169,9 @@ def _named(error: Exception, overrides: list[str]) -> Exception:
             group = conf_dir() / override.key_or_group
             if override.key_or_group and group.is_dir() and not isinstance(override.value(), str | list):
                 options = [path.stem for path in group.glob("*.yaml")]
-                return UserError(f"{override.input_line}: no such {group.name}; {nearest(_plain(override), options)}")
+                return UserError(
+                    f"{override.input_line}: no such {group.name}; {nearest(_plain(override), options)}"
+                )
     if not text.startswith("Could not override '"):
         return error
     key = text.split("'")[1]

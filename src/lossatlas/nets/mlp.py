@@ -1,6 +1,7 @@
 """Multilayer perceptron."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class MLP(nn.Sequential):
             raise ValueError(f"MLP knows the activations {', '.join(ACTIVATIONS)}, got {activation!r}")
         widths = [d, *hidden]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
         super().__init__(*layers, nn.Linear(widths[-1], classes))
 

@@ -79,7 +79,9 @@ def mean_rank(records: "DataFrame", arm: str, arms: list[str], levels: list[str]
         One row per seed that has every arm at every level: unit, arm, value.
     """
     records = records[records["arm"].isin(arms) & records["noise"].isin(levels)]
-    wide = records.pivot_table(index=["seed", "noise"], columns="arm", values="test/top1", dropna=False, aggfunc="first")
+    wide = records.pivot_table(
+        index=["seed", "noise"], columns="arm", values="test/top1", dropna=False, aggfunc="first"
+    )
     present = records.groupby(["seed", "noise"])["arm"].nunique().reindex(wide.index)
     ranks = wide.rank(axis=1, ascending=False, na_option="bottom")[arm].where(present == len(arms))
     frame = ranks.unstack("noise").reindex(columns=levels).dropna().mean(axis=1).rename("value").reset_index()
@@ -107,7 +109,9 @@ def figure(records: "DataFrame") -> "Figure":
         marker = "osD^vPX*<>hpd8H"[k % 15]
         means = [g.mean() for g in groups]
         left.errorbar(place, means, half, marker=marker, ms=5, color=f"C{k % 10}", label=arm, **bold)
-    left.set(xticks=range(len(levels)), xticklabels=levels, xlabel="label noise", ylabel="test top-1 accuracy")
+    left.set(
+        xticks=range(len(levels)), xticklabels=levels, xlabel="label noise", ylabel="test top-1 accuracy"
+    )
     left.legend(ncols=2, fontsize=8)
     chosen = records[(records["arm"] == "aldr_kl") & (records["noise"] == "u30") & (records["extras"] != "")]
     for _, row in chosen.head(1).iterrows():
@@ -115,7 +119,9 @@ def figure(records: "DataFrame") -> "Figure":
         edges = np.linspace(bars["low"], bars["high"], len(bars["clean"]) + 1)
         for name, colour in (("clean", "C0"), ("flipped", "C1")):
             share = np.array(bars[name]) / max(sum(bars[name]), 1)
-            right.stairs(share, edges, fill=True, alpha=0.5, color=colour, label=f"{name} ({sum(bars[name])})")
+            right.stairs(
+                share, edges, fill=True, alpha=0.5, color=colour, label=f"{name} ({sum(bars[name])})"
+            )
         right.set_title(f"ALDR-KL at u30, seed {row['seed']}: AUC {row['lambda/auc']:.3f}", fontsize=10)
         right.legend(fontsize=8)
     right.set(xlabel=r"$\lambda_i$ after training", ylabel="share of samples")

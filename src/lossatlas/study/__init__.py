@@ -1,0 +1,199 @@
+"""The end of a study: records.csv, figure.png, README.md and verdicts.json, and the same on the terminal.
+
+This module knows no paper: what a figure shows beyond metric by condition is a function that the card names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossatlas import records as rec
+from lossatlas.claims import Card, Verdict, judge, load_card
+from lossatlas.errors import UserError
+from lossatlas.study.figure import draw, palette
+from lossatlas.study.readme import Facts, facts_of, readme
+from lossatlas.study.table import Cells, cells, metrics_of, print_table, print_verdicts, summary
+
+if (
+    TYPE_CHECKING
+):  # pandas has no stubs here, and what pyright infers calls every column a Series or a DataFrame
+    DataFrame = Any
+else:
+    from pandas import DataFrame
+
+__all__ = [
+    "Cells",
+    "Facts",
+    "cells",
+    "draw",
+    "end",
+    "facts_of",
+    "finish",
+    "metrics_of",
+    "palette",
+    "print_table",
+    "print_verdicts",
+    "publish",
+    "readme",
+    "summary",
+]
+
+
+def finish(
+    records: Iterable[rec.Record] | DataFrame,
+    card: Card | None,
+    out_dir: str | Path,
+    *,
+    title: str = "",
+    commands: Sequence[str] = (),
+    room: str = "",
+) -> list[Verdict]:
+    """Write records.csv, figure.png, README.md and verdicts.json, each atomically; return the verdicts.
+
+    Args:
+        records: of one study or of all studies of a paper, or their tidy table.
+        card: without one there are no verdicts.
+        out_dir: made if it is not there.
+        title: of the README where there is no card.
+        commands: what to type to repeat the studies; by default one per experiment.
+        room: link to the paper's code, relative to out_dir.
+
+    Raises:
+        UserError: out_dir cannot be written.
+    """
+    out = Path(out_dir)
+    given = None if hasattr(records, "columns") else list(records)
+    table: DataFrame = records if given is None else rec.tidy(given)
+    versions = _versions(given) if given else _earlier(out).get("versions", {})
+    verdicts = judge(card, table) if card else []
+    facts = facts_of(table, versions)
+    image, trouble = draw(table, card)
+    commands = commands or [f"python -m run -m experiment={name}" for name in table["experiment"].unique()]
+    text = readme(table, card, verdicts, facts, title=title, commands=commands, room=room)
+    content = {"paper": card.paper if card else title, **facts.to_json()}
+    content["verdicts"] = [verdict.to_json() for verdict in verdicts]
+    rec.to_csv(table, out / "records.csv")
+    rec.write_text(image, out / "figure.png")
+    rec.write_text(json.dumps(content, indent=1) + "\n", out / "verdicts.json")
+    rec.write_text(text, out / "README.md")
+    if trouble:
+        print(f"lossatlas: {trouble}; figure.png shows metric by condition instead", file=sys.stderr)
+    return verdicts
+
+
+def end(
+    records: Sequence[rec.Record], card: str | Path | None, out_dir: str | Path, *, grid: str = "core"
+) -> list[Verdict]:
+    """After a multirun: print table and verdicts, write the study below outputs/; also when some jobs failed.
+
+    Args:
+        records: what the jobs left, at least one.
+        card: the paper's card.yaml, or None.
+        grid: the grid that was run, named in the command.
+    """
+    known = load_card(card) if card else None
+    table = rec.tidy(records)
+    verdicts = finish(records, known, out_dir, title=records[0].paper, commands=_commands(records, grid))
+    print_table(table, known)
+    if known:
+        print_verdicts(verdicts)
+        _print_lines("where it fails", known.failures)
+        _print_lines("what differs", known.notes)
+    print(f"\ntable, figure and README: {out_dir}")
+    return verdicts
+
+
+def publish(
+    records: Sequence[rec.Record], card: str | Path, folder: str | Path, *, grid: str = "core"
+) -> list[Verdict]:
+    """Bring a study into a paper's evidence: its rows replace those of the same runs, all others stay.
+
+    Args:
+        records: of one experiment; tuning and pilot seeds (100..999) are left out.
+        card: the paper's card.yaml.
+        folder: experiments/<slug>.
+
+    Raises:
+        UserError: nothing to publish, or runs of another scale than the evidence has.
+    """
+    import pandas as pd
+
+    from lossatlas.claims import verdict_seeds
+
+    table = verdict_seeds(rec.tidy(records))
+    if table.empty:
+        raise UserError("publish=true needs runs with seeds for verdicts (< 100 or >= 1000)")
+    folder = Path(folder)
+    commands = _commands(records, grid)
+    if (folder / "records.csv").exists():
+        old = rec.from_csv(folder / "records.csv")
+        if set(old["scale"]) != set(table["scale"]):
+            raise UserError(
+                f"{folder / 'records.csv'} holds scale {old['scale'].iloc[0]}: publish that scale only"
+            )
+        table = _merged(old, table)
+        others = [
+            name for name in table["experiment"].unique() if name not in {r.experiment for r in records}
+        ]
+        commands = [*(f"python -m run -m experiment={name}" for name in others), *commands]
+    merged = pd.DataFrame(table)
+    rec.write_text(json.dumps({**_earlier(folder), "versions": _versions(records)}), folder / "verdicts.json")
+    return finish(merged, load_card(card), folder, commands=commands, room=_room(load_card(card).paper))
+
+
+def _merged(old: DataFrame, new: DataFrame) -> DataFrame:
+    """Rows of old and new, the new one where both have a run; conditions and metrics of both."""
+    import pandas as pd
+
+    conditions = list(dict.fromkeys([*rec.condition_columns(old), *rec.condition_columns(new)]))
+    metrics = list(dict.fromkeys([*rec.metric_columns(old), *rec.metric_columns(new)]))
+    columns = [*rec.HEAD, *conditions, *rec.MIDDLE, *metrics, *rec.TAIL]
+    both = pd.concat([old, new], ignore_index=True).reindex(columns=columns)
+    both[conditions] = both[conditions].fillna("")
+    run = ["experiment", "scale", "arm", *conditions, "seed", "unit"]
+    both = both.drop_duplicates(run, keep="last")
+    return both.sort_values(run, kind="stable", na_position="first").reset_index(drop=True)
+
+
+def _commands(records: Sequence[rec.Record], grid: str) -> list[str]:
+    names = dict.fromkeys(record.experiment for record in records)
+    scales = {record.scale for record in records} - {"laptop"}
+    more = "".join(
+        [f" +grid={grid}" if grid != "core" else "", *(f" scale={scale}" for scale in sorted(scales))]
+    )
+    return [f"python -m run -m experiment={name}{more}" for name in names]
+
+
+def _versions(records: Sequence[rec.Record]) -> dict[str, str]:
+    """Package to version; several where runs differ."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for package, version in record.versions.items():
+            found.setdefault(package, {})[version] = None
+    return {package: ", ".join(versions) for package, versions in sorted(found.items())}
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """What the folder's verdicts.json says; a tidy table has no package versions, they stay here."""
+    try:
+        found = json.loads((folder / "verdicts.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _room(paper: str) -> str:
+    from lossatlas.paths import CHECKOUT
+
+    below = f"src/lossatlas/papers/{paper}"
+    return f"../../{below}" + ("" if (CHECKOUT / below).is_dir() else ".py")
+
+
+def _print_lines(head: str, lines: Sequence[str]) -> None:
+    if lines:
+        print(f"\n{head}:")
+        print("\n".join(f"  {line}" for line in lines))
