@@ -9,6 +9,7 @@ Usage: python scripts/tuned.py NAME [--outputs outputs] [--scale laptop] [--cond
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from lossatlas import records
 from lossatlas.paths import experiments_dir
@@ -40,7 +41,7 @@ def main() -> int:
         shared = {args.condition: record.condition.get(args.condition, "all")}
         record.condition = {**shared, **{key: record.config[key] for key in args.keys}}
         record.extras = {}
-    table = records.tidy(found)
+    table: Any = records.tidy(found)  # pandas' own hints do not follow a groupby
     table = table.drop(
         columns=[c for c in records.metric_columns(table) if c.startswith(("test/", "lambda/"))]
     )

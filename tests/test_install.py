@@ -18,7 +18,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(dist), str(CHECKOUT)]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
     (wheel,) = dist.glob("*.whl")
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(target),
+    ]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True, timeout=300)
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.endswith("entry_points.txt") for name in archive.namelist())
@@ -28,14 +38,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(site), "LOSSATLAS_OUTPUTS": str(folder / "out")}
     return subprocess.run(
-        [sys.executable, "-m", "run", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "run", *words],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
 def test_the_wheel_lists_runs_and_finds_its_cards(site, tmp_path):
     where = "import lossatlas, sys; sys.exit('site' not in lossatlas.__file__)"
     env = {**os.environ, "PYTHONPATH": str(site)}
-    assert subprocess.run([sys.executable, "-c", where], env=env, cwd=tmp_path, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", where], env=env, cwd=tmp_path, timeout=60, check=False
+        ).returncode
+        == 0
+    )
     assert "ldr_noisy" in command(site, tmp_path).stdout
     words = ("-m", "experiment=ldr_noisy", "scale=smoke", "arm=ce,aldr_kl", "noise=u60", "seed=0,1")
     done = command(site, tmp_path, *words)

@@ -25,7 +25,13 @@ def make_module(loss: nn.Module, chunk: int = 3, **more) -> LitModule:
     torch.manual_seed(0)
     net = nn.Linear(5, 3)
     return LitModule(
-        make_data(), net, loss, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), batch_size=8, chunk=chunk, **more
+        make_data(),
+        net,
+        loss,
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        batch_size=8,
+        chunk=chunk,
+        **more,
     )
 
 
@@ -39,7 +45,9 @@ def fit(module: LitModule, epochs: int = 3, callbacks: tuple = ()) -> pl.Trainer
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 50])
-@pytest.mark.parametrize("make_loss", [lambda: nn.CrossEntropyLoss(reduction="none"), ALDRKL], ids=["ce", "aldr_kl"])
+@pytest.mark.parametrize(
+    "make_loss", [lambda: nn.CrossEntropyLoss(reduction="none"), ALDRKL], ids=["ce", "aldr_kl"]
+)
 def test_training_equals_the_hand_loop_bitwise(chunk, make_loss):
     module = make_module(make_loss(), chunk)
     fit(module)

@@ -8,7 +8,14 @@ from lossatlas.schema import check_interval, nearest
 
 @pytest.mark.parametrize(
     ("value", "interval"),
-    [(1, "(0, 1]"), (0, "[0, inf)"), (1e-9, "(0, 1]"), (3, "[1, inf) int"), (None, "(0, 1)"), (-2.5, "(-inf, 0)")],
+    [
+        (1, "(0, 1]"),
+        (0, "[0, inf)"),
+        (1e-9, "(0, 1]"),
+        (3, "[1, inf) int"),
+        (None, "(0, 1)"),
+        (-2.5, "(-inf, 0)"),
+    ],
 )
 def test_inside(value, interval):
     check_interval("key", value, interval)

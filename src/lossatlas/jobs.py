@@ -41,7 +41,7 @@ class Job:
     name: str = field(default="")
 
 
-def describe(cfg: DictConfig, hydra: DictConfig) -> Job:
+def describe(cfg: DictConfig, hydra: Any) -> Job:
     """The identity of a composed run; `hydra` is Hydra's own node (choices, sweeper, launcher)."""
     choices = hydra.runtime.choices
     experiment = choices.get("experiment")
@@ -67,7 +67,7 @@ def describe(cfg: DictConfig, hydra: DictConfig) -> Job:
     return Job(experiment, condition, kept, digest, folder, parallel, name)
 
 
-def condition_keys(cfg: DictConfig, hydra: DictConfig) -> list[str]:
+def condition_keys(cfg: DictConfig, hydra: Any) -> list[str]:
     """The keys of the study's grid that are neither arm nor seed: a run's condition."""
     keys = list((hydra.sweeper.get("params") or {}).keys())
     grid = cfg.grids.get(cfg.grid) if cfg.grid != "core" else None
@@ -76,7 +76,7 @@ def condition_keys(cfg: DictConfig, hydra: DictConfig) -> list[str]:
     return [str(key) for key in keys if key not in ("arm", "seed", "experiment", "scale")]
 
 
-def swept_keys(params: DictConfig, arm: str | None) -> list[str]:
+def swept_keys(params: Any, arm: str | None) -> list[str]:
     """The keys that a block of a grid gives several values, none if the block is about other arms."""
     arms = [word.strip() for word in str(params.get("arm", arm)).split(",")]
     return [str(key) for key, value in params.items() if "," in str(value)] if arm in arms else []

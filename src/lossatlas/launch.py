@@ -36,6 +36,7 @@ def processes(cfg: DictConfig, job: "Job") -> "Outcome":
     if cfg.batch_size % world:
         raise UserError(f"batch_size={cfg.batch_size} over trainer.devices={world}: make it a multiple")
     _require_device(cfg.trainer.accelerator, world)
+    cfg.run_dir = str(job.folder)
     with _locked(job.folder):
         spec = job.folder / "job.json"
         plain = OmegaConf.to_container(cfg, resolve=True)

@@ -208,7 +208,8 @@ class LitModule(LightningModule):
         assert self.data is not None
         assert self.data.val is not None
         batch = self.data.batch(self.data.val, index.to(self.device), train=False)
-        self.val_scores.update(self(batch.x), batch.y)
+        if len(index):
+            self.val_scores.update(self(batch.x), batch.y)
 
     def on_validation_epoch_end(self) -> None:
         """Logs val/top1."""
@@ -220,7 +221,8 @@ class LitModule(LightningModule):
         """Top-1 to top-k on the test split."""
         assert self.data is not None
         batch = self.data.batch(self.data.test, index.to(self.device), train=False)
-        self.test_scores.update(self(batch.x), batch.y)
+        if len(index):  # a process may get nothing of a short last block
+            self.test_scores.update(self(batch.x), batch.y)
 
     def on_test_epoch_end(self) -> None:
         """Logs test/top1..."""

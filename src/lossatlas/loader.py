@@ -84,7 +84,7 @@ class ChunkLoader:
 
 
 class Blocks:
-    """(0..n-1) in blocks of `size`, in order: evaluation in large batches; every process takes its share of blocks.
+    """(0..n-1) in blocks of `size`, in order: evaluation in large batches; every process takes its part of each.
 
     An object of its own, because Lightning takes a list of tensors for a list of loaders.
 
@@ -93,7 +93,7 @@ class Blocks:
     """
 
     def __init__(self, n: int, size: int, rank: int = 0, world: int = 1) -> None:
-        self.parts = torch.arange(n).split(size)[rank::world]
+        self.parts = [block[rank::world] for block in torch.arange(n).split(size)]
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -186,7 +186,7 @@ def silence() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     unwanted = (
         "does not have many workers", "Experiment logs directory", "no `val_dataloader`", "_dataloader` returned",
-        "LeafSpec", "isinstance.treespec", "in eval mode", "litlogger", "Total length of `list`",
+        "LeafSpec", "isinstance.treespec", "in eval mode", "litlogger", "Total length of `list`", "sync_dist=True",
     )  # fmt: skip
     for text in unwanted:
         warnings.filterwarnings("ignore", f".*{text}.*")

@@ -10,7 +10,8 @@ from lossatlas.lit import LitModule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame
+
+    DataFrame = Any  # pandas' own hints call every column a Series or a DataFrame
 
 BINS = 40
 

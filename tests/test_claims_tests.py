@@ -1,0 +1,146 @@
+"""The tests behind the verdicts: against scipy, by hand, and at their nominal level on the boundary of the claim."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lossatlas.claims import page_test, ratio_test, sign_test, t_test, tost
+from lossatlas.claims.tests import exact_bound, log_slopes
+
+DRAWS = 2000
+CEILING = 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
+a = np.array([0.74, 0.71, 0.73, 0.75, 0.72])
+b = np.array([0.70, 0.69, 0.72, 0.70, 0.69])
+
+
+@pytest.mark.parametrize(("direction", "word"), [(1, "greater"), (-1, "less")])
+def test_t_equals_scipy(direction, word):
+    paired = stats.ttest_rel(a, b, alternative=word)
+    assert t_test(a - b, 0.0, direction).p == pytest.approx(paired.pvalue, rel=1e-9)
+    single = stats.ttest_1samp(a, 0.72, alternative=word)
+    found = t_test(a, 0.72, direction)
+    assert found.p == pytest.approx(single.pvalue, rel=1e-9)
+    assert found.p_opposite == pytest.approx(1 - single.pvalue, rel=1e-9)
+    ends = stats.ttest_1samp(a, 0.72).confidence_interval(0.90)
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), rel=1e-9)
+
+
+def test_nadeau_bengio_by_hand():
+    d = [1.0, 2.0, 3.0]  # mean 2, s = 1, so t = 2 / sqrt(1/3 + 1/9) = 3 with 2 degrees of freedom
+    assert t_test(d, 0.0, 1, overlap=1 / 9).p == pytest.approx(float(stats.t.sf(3.0, 2)), rel=1e-12)
+
+
+def test_tost_is_the_larger_of_two():
+    above, below = (
+        stats.ttest_1samp(a, v, alternative=w).pvalue for v, w in ((0.70, "greater"), (0.76, "less"))
+    )
+    assert tost(a, 0.70, 0.76).p == pytest.approx(max(above, below), rel=1e-9)
+
+
+def test_ratio_is_the_geometric_mean():
+    found = ratio_test(np.log([1.0, 4.0]), 3.0, -1)  # geometric mean 2; mean log = log 2, s = log(4) / sqrt 2
+    assert found.effect == pytest.approx(2.0)
+    t = (math.log(2) - math.log(3)) / (math.log(4) / 2)
+    assert found.p == pytest.approx(float(stats.t.cdf(t, 1)), rel=1e-9)
+
+
+@pytest.mark.parametrize("increasing", [True, False])
+def test_page_equals_scipy(increasing):
+    values = np.random.default_rng(0).normal(size=(6, 4)) + 0.5 * np.arange(4)
+    ordered = values if increasing else values[:, ::-1]
+    found = page_test(values, increasing)
+    assert found.p == pytest.approx(stats.page_trend_test(ordered).pvalue)
+    assert found.p_opposite == pytest.approx(stats.page_trend_test(ordered[:, ::-1]).pvalue)
+    each = [stats.spearmanr(np.arange(4), row).statistic for row in values]
+    assert found.effect == pytest.approx(np.mean(each))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, 0.4, 0.6, -0.4])
+@pytest.mark.parametrize("shape", [(5, 3), (10, 4), (15, 5)])
+def test_page_interval_excludes_zero_exactly_when_it_rejects(shape, shift):
+    draws = np.random.default_rng(1).normal(size=(20, *shape)) + shift * np.arange(shape[1])
+    for values in draws:
+        found = page_test(values, True)
+        assert (found.low > 0) == (found.p < 0.05)
+        assert (found.high < 0) == (found.p_opposite < 0.05)
+
+
+def test_two_conditions_are_the_sign_test():
+    values = [[1.0, 2.0], [1.0, 3.0], [2.0, 1.0], [0.0, math.inf], [math.inf, math.inf]]
+    found = page_test(values, True)
+    assert found.p == pytest.approx(stats.binomtest(3, 4, alternative="greater").pvalue)
+    assert (found.effect, found.n, found.note) == (0.5, 5, "1 ties dropped")
+    assert page_test([[1.0, 1.0], [2.0, 2.0]], True).p == 1.0
+
+
+def test_ties_everywhere_are_no_trend():
+    found = page_test(np.ones((5, 3)), True)
+    assert (found.p, found.p_opposite) == (1.0, 0.0)
+    assert "tie in every unit" in found.note
+
+
+def test_clopper_pearson_limit():
+    found = exact_bound([0, 0], 0, -1, trials=[50, 50])  # zero of N: 1 - .05^(1/N)
+    assert f"rate at most {1 - 0.05 ** (1 / 100):.2g}" in found.note
+    assert exact_bound([1.0, 1.0, 0.5], 0.5, 1).p == 0.0  # a value on the bound is no violation
+    assert exact_bound([1.0, math.nan], 0.5, 1).p == 1.0
+
+
+def test_log_slopes_are_exact_on_powers():
+    x = np.array([1.0, 10.0, 100.0])
+    assert log_slopes(x, np.stack([x**-0.5, 7 * x**2])) == pytest.approx([-0.5, 2.0])
+
+
+def normals(n):
+    return np.random.default_rng(2).normal(size=(DRAWS, n))
+
+
+def overlapping(n, share=0.2):
+    """Differences on n random splits with test share `share`: correlated by it, as Nadeau and Bengio suppose."""
+    rng = np.random.default_rng(3)
+    common = rng.normal(size=(DRAWS, 1))
+    return math.sqrt(share) * common + math.sqrt(1 - share) * rng.normal(size=(DRAWS, n))
+
+
+def power_slopes():
+    """Slopes per unit of y = x^-.4 with log-normal noise; -.4 is the upper end of the range claimed."""
+    x = np.array([10.0, 30.0, 100.0])
+    y = x**-0.4 * np.exp(0.1 * np.random.default_rng(4).normal(size=(DRAWS, 5, 3)))
+    return [log_slopes(x, units) for units in y]
+
+
+BOUNDARY = {
+    "better": lambda: [t_test(0.1 + d, 0.1, 1) for d in normals(5)],
+    "better, lower": lambda: [t_test(d - 0.1, -0.1, -1) for d in normals(5)],
+    "better, overlapping splits": lambda: [t_test(d, 0.0, 1, overlap=0.2 / 0.8) for d in overlapping(10)],
+    "bound": lambda: [t_test(0.5 + d, 0.5, -1) for d in normals(10)],
+    "close": lambda: [tost(3.0 + d, -3.0, 3.0) for d in normals(5)],
+    "ratio": lambda: [ratio_test(math.log(2) + d, 2.0, -1) for d in normals(5)],
+    "slope": lambda: [tost(s, -0.6, -0.4) for s in power_slopes()],
+    "order": lambda: [page_test(d.reshape(5, 3), True) for d in normals(15)],
+    "order, two conditions": lambda: [sign_test(d, True) for d in normals(9)],
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDARY)
+def test_level_at_the_boundary_of_the_claim(kind):
+    results = BOUNDARY[kind]()
+    p = np.array([(r.p, r.p_opposite) for r in results])
+    rate, opposite = (p < 0.05).mean(axis=0)
+    assert len(results) == DRAWS
+    assert rate <= CEILING
+    assert opposite <= CEILING
+    assert kind.startswith("order") or rate > 0.02  # a test that never says yes keeps its level, too
+
+
+def test_level_fails_without_the_correction_for_overlap():
+    p = np.array([t_test(d, 0.0, 1).p for d in overlapping(10)])
+    assert (p < 0.05).mean() > 0.1
+
+
+def test_level_of_the_largest_p():
+    """Two comparators, one far ahead, one at the boundary: the claim about both keeps the level."""
+    p = np.array([max(t_test(d, 0.0, 1).p or 0, t_test(d + 9, 0.0, 1).p or 0) for d in normals(5)])
+    assert (p < 0.05).mean() <= CEILING
