@@ -1,6 +1,7 @@
 """Records and cards for the tests of claims and studies."""
 
 import math
+from typing import Any
 
 from lossatlas import records
 from lossatlas.claims import judge, parse_card
@@ -45,8 +46,8 @@ def card(*claims, **more):
     return parse_card({**base, "claims": list(claims), **more})
 
 
-def one(check, values, **more):
-    """The verdict on a single claim."""
+def one(check, values, **more) -> Any:
+    """The verdict on a single claim; Any, because its p is None where nothing was tested."""
     return judge(card(claim(check, **more)), records.tidy(runs(values)))[0]
 
 

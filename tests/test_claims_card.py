@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,8 @@ HEAD = {"paper": "ldr", "title": "t", "authors": "Z", "venue": "ICML", "year": 2
 # one claim of every form that the sheets of ldr, presto and comp_sum need
 FORMS = """
 - {id: robust, says: s, source: t, experiment: ldr_noisy,
-   statistic: {metric: test/top1, where: {noise: u60}, worst: 0.04}, check: {kind: better, arm: aldr_kl, than: [ce], by: 0.0}}
+   statistic: {metric: test/top1, where: {noise: u60}, worst: 0.04},
+   check: {kind: better, arm: aldr_kl, than: [ce], by: 0.0}}
 - {id: rank, says: s, source: t, experiment: ldr_noisy,
    statistic: {function: lossatlas.papers.ldr.study.mean_rank, args: {arm: aldr_kl}}, check: {kind: bound, below: 2.5}}
 - {id: beats, says: s, source: t, experiment: presto_rare,
@@ -54,7 +56,8 @@ def test_every_form_of_the_sheets_parses():
         "e",
     ]
     assert [len(c.parts) for c in found.claims] == [1, 1, 1, 1, 1, 2, 1, 1, 1]
-    beats, by = found.claims[2].parts[0], found.claims[7].parts[0].check
+    beats: Any = found.claims[2].parts[0]
+    by: Any = found.claims[7].parts[0].check
     assert beats.statistic.where == {"setting": ["2", "3"], "simulation": ["A", "B"]}
     assert by.by == pytest.approx(math.log(1.2))
     assert found.claims[4].parts[0].check.overlap == pytest.approx(1 / 9)

@@ -1,6 +1,7 @@
 """Statistics: the number per unit and arm that a card's line asks for."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from pandas import DataFrame
 
 from lossatlas import records
 from lossatlas.claims import Statistic, compute, judge, number_in, unit_ids
-from lossatlas.claims.card import parse_card
 from lossatlas.claims.statistics import NotRunError, select
 
 GRID = {
@@ -20,15 +20,12 @@ GRID = {
 }
 
 
-def numbers(statistic, table=None, **claim_fields) -> dict:
+def numbers(statistic, table=None) -> dict:
     """{(unit, arm, condition, step): value} of a statistic."""
     table = records.tidy(runs(GRID)) if table is None else table
-    order = isinstance(statistic, dict) and "over" in statistic and "reduce" not in statistic
+    order = "over" in statistic and "reduce" not in statistic
     check = {"kind": "order", "arm": "a"} if order else {"kind": "bound", "arm": "a", "above": 0}
-    raw = {**claim(check), "statistic": statistic, **claim_fields}
-    part = (
-        parse_card({**card(claim(check)).model_dump(exclude={"claims"}), "claims": [raw]}).claims[0].parts[0]
-    )
+    part = card({**claim(check), "statistic": statistic}).claims[0].parts[0]
     found = compute(part.statistic, select(table, "exp"), part.check.direction).table
     return {(r.unit, r.arm, r.condition, r.step): r.value for r in found.itertuples()}
 
@@ -45,15 +42,13 @@ def test_metric_at_a_condition_and_at_several():
 
 @pytest.mark.parametrize(
     ("how", "expected"),
-    [("mean", 7 / 3), ("min", 1), ("max", 4), ("range", 3), ("slope", math.log(0.25) / math.log(2))],
+    [("mean", 7 / 3), ("min", 1), ("max", 4), ("range", 3), ("slope", -1)],
 )
 def test_reduce_collapses_the_axis(how, expected):
     values = {"u30": 1, "u60": 2} if how == "slope" else ["u00", "u30", "u60"]
     found = numbers(
         {"metric": "acc", "over": "noise", "values": values, "reduce": how, "where": {"arm": "a"}}
     )
-    if how == "slope":
-        expected = math.log(1 / 2) / math.log(2)
     assert found["s0", "a", "", ""] == pytest.approx(expected)
 
 
@@ -128,18 +123,18 @@ def test_a_failed_run_stands_for_each_of_its_units():
     assert found["s1u0", "a", "", ""] == found["s1u1", "a", "", ""] == -1.0
 
 
-def difference(records: DataFrame, of: str) -> DataFrame:
+def difference(records: Any, of: str) -> Any:
     """A card's own function: acc at u60, for one arm, with the failed runs as they come."""
     rows = records[(records["noise"] == "u60") & (records["arm"] == of)]
     return DataFrame({"unit": rows["unit_id"], "arm": of, "value": rows["acc"]})
 
 
-def broken(records: DataFrame) -> DataFrame:
+def broken(records: Any) -> Any:
     """A card's own function with a fault."""
     return records[["nothing"]]
 
 
-def columnless(records: DataFrame) -> DataFrame:
+def columnless(records: Any) -> Any:
     """A card's own function that forgets the units."""
     return records[["acc"]]
 

@@ -136,7 +136,10 @@ class Checkpoints(Callback):
             self._resumed = None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Between two epochs. Lightning clears the old epoch's counters only later: resumed, it would skip the new one."""
+        """Between two epochs.
+
+        Lightning clears the old epoch's counters only after this hook: resumed from here, it would skip the new epoch.
+        """
         loop = trainer.fit_loop.epoch_loop
         loop.batch_progress.reset_on_run()
         loop.scheduler_progress.reset_on_run()

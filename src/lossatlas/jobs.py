@@ -55,7 +55,8 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_INFRASTRUCTURE}
     for where in (kept.get("data"), kept.get("module", {}) and kept["module"].get("data")):
         if isinstance(where, dict):
-            where.pop("root", None), where.pop("mirrors", None)
+            for path in ("root", "mirrors"):
+                where.pop(path, None)
     digest = hashlib.sha256(json.dumps([experiment, kept], sort_keys=True).encode()).hexdigest()[:8]
     parts = [str(cfg.arm or "run"), *(_slug(v) for v in condition.values()), f"s{cfg.seed}", digest]
     name = "-".join(parts)

@@ -122,6 +122,11 @@ class _Check(Strict):
         """1 where more is better for the claim, -1 where less is, 0 where neither."""
         return 0
 
+    @property
+    def better_side(self) -> int:
+        """Like `direction`, 0 too where a failed run must not count as the worst value seen."""
+        return self.direction
+
 
 class _OneSided(_Check):
     above: Number | None = None
@@ -168,6 +173,11 @@ class Bound(_OneSided):
 
     kind: Literal["bound"]
     exact: bool = False
+
+    @property
+    def better_side(self) -> int:
+        """Exact: no value seen stands for a run that failed, it counts as a violation."""
+        return 0 if self.exact else self.direction
 
 
 class Close(_Check):

@@ -119,7 +119,7 @@ def _outcome(claim: Claim, records: DataFrame) -> _Tested | dict[str, Any]:
     try:
         for i, part in enumerate(claim.parts):
             rows = select(records, part.experiment, claim.seeds, claim.scale)
-            statistic = compute(part.statistic, rows, part.check.direction, isinstance(part.check, Order))
+            statistic = compute(part.statistic, rows, part.check.better_side, isinstance(part.check, Order))
             results += [_placed(i, result) for result in run_check(part.check, statistic)]
     except (NotRunError, UserError) as error:
         return {"verdict": NOT_RUN, "remark": str(error)}
@@ -149,6 +149,8 @@ def _judged(head: dict[str, Any], outcome: _Tested, p_holm: float, opposite_holm
     shown, alone = outcome.shown, _word(outcome.p, outcome.p_opposite)
     verdict = _word(p_holm, opposite_holm)
     remark = _remark(shown, outcome.results)
+    if verdict == NOT_REPRODUCED:
+        remark += f"; opposite p {opposite_holm:.2g}"
     if verdict != alone:
         remark = "; ".join(part for part in (remark, f"{alone} before Holm's correction") if part)
     return Verdict(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossatlas import records as rec
-from lossatlas.claims import Card, Verdict, judge, load_card
+from lossatlas.claims import Card, Verdict, judge, load_card, verdict_seeds
 from lossatlas.errors import UserError
 from lossatlas.study.figure import draw, palette
 from lossatlas.study.readme import Facts, facts_of, readme
@@ -51,6 +51,7 @@ def finish(
     title: str = "",
     commands: Sequence[str] = (),
     room: str = "",
+    versions: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
     """Write records.csv, figure.png, README.md and verdicts.json, each atomically; return the verdicts.
 
@@ -61,6 +62,7 @@ def finish(
         title: of the README where there is no card.
         commands: what to type to repeat the studies; by default one per experiment.
         room: link to the paper's code, relative to out_dir.
+        versions: of packages; by default those of the records, or of the folder's verdicts.json for a tidy table.
 
     Raises:
         UserError: out_dir cannot be written.
@@ -68,7 +70,8 @@ def finish(
     out = Path(out_dir)
     given = None if hasattr(records, "columns") else list(records)
     table: DataFrame = records if given is None else rec.tidy(given)
-    versions = _versions(given) if given else _earlier(out).get("versions", {})
+    if versions is None:
+        versions = _versions(given) if given else dict(_earlier(out).get("versions", {}))
     verdicts = judge(card, table) if card else []
     facts = facts_of(table, versions)
     image, trouble = draw(table, card)
@@ -120,10 +123,7 @@ def publish(
     Raises:
         UserError: nothing to publish, or runs of another scale than the evidence has.
     """
-    import pandas as pd
-
-    from lossatlas.claims import verdict_seeds
-
+    known = load_card(card)
     table = verdict_seeds(rec.tidy(records))
     if table.empty:
         raise UserError("publish=true needs runs with seeds for verdicts (< 100 or >= 1000)")
@@ -140,9 +140,8 @@ def publish(
             name for name in table["experiment"].unique() if name not in {r.experiment for r in records}
         ]
         commands = [*(f"python -m run -m experiment={name}" for name in others), *commands]
-    merged = pd.DataFrame(table)
-    rec.write_text(json.dumps({**_earlier(folder), "versions": _versions(records)}), folder / "verdicts.json")
-    return finish(merged, load_card(card), folder, commands=commands, room=_room(load_card(card).paper))
+    versions = _versions(records) or _earlier(folder).get("versions", {})
+    return finish(table, known, folder, commands=commands, room=_room(known.paper), versions=versions)
 
 
 def _merged(old: DataFrame, new: DataFrame) -> DataFrame:

@@ -105,14 +105,14 @@ def print_table(table: DataFrame, card: Card | None = None, file: TextIO | None 
 
 def print_verdicts(verdicts: Sequence[Verdict], file: TextIO | None = None) -> None:
     """One line per claim; colour on a terminal only, and not with NO_COLOR."""
-    file = file or sys.stdout
-    colour = file.isatty() and "NO_COLOR" not in os.environ
+    stream: Any = file or sys.stdout
+    colour = stream.isatty() and "NO_COLOR" not in os.environ
     head = ["verdict", "claim", "effect [90 %]", "claimed", "p (Holm)", "n", "remark"]
     lines = aligned([head, *([v.verdict, v.id, *verdict_cells(v), v.remark] for v in verdicts)])
-    print(f"\n{lines[0]}", file=file)
+    print(f"\n{lines[0]}", file=stream)
     for verdict, line in zip(verdicts, lines[1:], strict=True):
         word = verdict.verdict
-        print(f"\033[{COLOURS[word]}m{word}\033[0m{line[len(word) :]}" if colour else line, file=file)
+        print(f"\033[{COLOURS[word]}m{word}\033[0m{line[len(word) :]}" if colour else line, file=stream)
 
 
 def verdict_cells(verdict: Verdict) -> list[str]:
