@@ -65,7 +65,6 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         torch.set_num_threads(threads)
     reset_peak_memory()
     start = time.perf_counter()
-    cfg.run_dir = str(job.folder)
     module, trainer, checkpoints = build(cfg, job, quiet)
     status, error, metrics = "done", None, {}
     (job.folder / "error.txt").unlink(missing_ok=True)
@@ -106,6 +105,7 @@ def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
 
     silence()
     _require_device(cfg.trainer.accelerator, cfg.trainer.devices)
+    cfg.run_dir = str(job.folder)  # loggers write there
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)  # noqa: NPY002  (a library called by a method may draw from it)
     torch.manual_seed(cfg.seed)
