@@ -145,11 +145,8 @@ class LitModule(LightningModule):
 
     def training_step(self, index: Tensor, _: int) -> None:
         """One chunk: its samples are gathered at once, then one `step` per mini-batch."""
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        count = 0
-        for batch in self.mini_batches(index):
-            total += self.step(batch)
-            count += 1
+        values = torch.stack([self.step(batch) for batch in self.mini_batches(index)])
+        total, count = values.sum(dtype=torch.float64), len(values)
         if not torch.isfinite(total):
             position = self.trainer.fit_loop.epoch_loop.batch_idx * self.chunk
             where = f"epoch {self.current_epoch}, mini-batches {position} to {position + count - 1}"
