@@ -131,3 +131,34 @@ def test_top_k_and_clipping():
     hits = (scores.topk(2).indices == make_data().test.y[:, None]).any(1).float().mean()
     assert found["test/top2"] == pytest.approx(float(hits))
     assert found["test/top3"] == 1.0
+
+
+class Sum(LitModule):
+    """Rounds in their order, a result at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(None, rounds=20, chunk=8)
+        self.seen: list[int] = []
+
+    def play(self, rounds: torch.Tensor) -> torch.Tensor:
+        self.seen += rounds.tolist()
+        return rounds.float()
+
+    def results(self) -> dict[str, float]:
+        return {"test/sum": float(sum(self.seen))}
+
+
+def test_a_method_without_data_plays_its_rounds_in_order():
+    module = Sum()
+    trainer = fit(module, epochs=1)
+    assert module.seen == list(range(20))
+    assert trainer.test(module, verbose=False) == [{"test/sum": 190.0}]
+
+
+def test_rounds_that_are_not_finite_stop_with_the_rounds_named():
+    class Bad(Sum):
+        def play(self, rounds: torch.Tensor) -> torch.Tensor:
+            return rounds.float() / (rounds < 8)
+
+    with pytest.raises(Diverged, match="epoch 0, rounds 8 to 15"):
+        fit(Bad(), epochs=1)

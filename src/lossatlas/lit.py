@@ -39,6 +39,7 @@ class LitModule(LightningModule):
         eval_batch: samples of an evaluation batch.
         gradient_clip: largest gradient norm, or None.
         topk: how many top-k accuracies are reported.
+        rounds: without data, how many rounds (trials, bags, problems, steps) an epoch has.
     """
 
     can_stack = False  # whether replicas of this method can be trained as one vectorised run
@@ -58,6 +59,7 @@ class LitModule(LightningModule):
         eval_batch: int = 4096,
         gradient_clip: float | None = None,
         topk: int = 5,
+        rounds: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -65,6 +67,7 @@ class LitModule(LightningModule):
         self._make_optimizer, self._make_schedule = optimizer, schedule
         self.seed, self.batch_size, self.chunk = seed, batch_size, chunk
         self.eval_every, self.eval_batch, self.gradient_clip = eval_every, eval_batch, gradient_clip
+        self.rounds = rounds
         if data is not None and getattr(loss, "indexed", False):
             loss.allocate(len(data.train))  # type: ignore[union-attr, operator]
         if data is not None:
@@ -97,6 +100,16 @@ class LitModule(LightningModule):
         loss = self.losses(batch).mean()
         self.descend(loss)
         return loss.detach()
+
+    def play(self, rounds: Tensor) -> Tensor | None:
+        """A chunk of rounds (m,) int64, in order, of a method without `data`. Returns their losses (m,), or None."""
+        raise TypeError(
+            f"{type(self).__name__} has no data and does not say what its rounds do: override play"
+        )
+
+    def results(self) -> dict[str, float]:
+        """Final metrics (`test/...`) of a method without `data`."""
+        return {}
 
     def unit_metrics(self) -> list[dict[str, Any]]:
         """One entry `{unit, metrics, ...}` per repetition, for methods that run many inside one run."""
@@ -144,12 +157,18 @@ class LitModule(LightningModule):
         self._to_device()
 
     def training_step(self, index: Tensor, _: int) -> None:
-        """One chunk: its samples are gathered at once, then one `step` per mini-batch."""
-        values = torch.stack([self.step(batch) for batch in self.mini_batches(index)])
+        """One chunk: its samples are gathered at once, then one `step` per mini-batch; or its rounds are played."""
+        if self.data is None:
+            values = self.play(index)
+            if values is None:
+                return
+        else:
+            values = torch.stack([self.step(batch) for batch in self.mini_batches(index)])
         total, count = values.sum(dtype=torch.float64), len(values)
         if not torch.isfinite(total):
             position = self.trainer.fit_loop.epoch_loop.batch_idx * self.chunk
-            where = f"epoch {self.current_epoch}, mini-batches {position} to {position + count - 1}"
+            what = "rounds" if self.data is None else "mini-batches"
+            where = f"epoch {self.current_epoch}, {what} {position} to {position + count - 1}"
             raise Diverged(f"loss {total.item() / count} in {where}")
         self.loss_sum[0] += total
         self.loss_sum[1] += count
@@ -176,8 +195,9 @@ class LitModule(LightningModule):
 
     # ---------------------------------------------------------------- evaluation
     def train_dataloader(self) -> ChunkLoader:
-        """Chunks of shuffled training indices."""
-        assert self.data is not None
+        """Chunks of shuffled training indices; chunks of rounds in their order where there is no data."""
+        if self.data is None:
+            return ChunkLoader(self.rounds, 1, self.chunk, self.seed, shuffle=False)
         world = self.trainer.world_size
         return ChunkLoader(
             len(self.data.train),
@@ -193,9 +213,8 @@ class LitModule(LightningModule):
         return [] if self.data is None or self.data.val is None else self._blocks(self.data.val)
 
     def test_dataloader(self) -> Blocks:
-        """Blocks of test indices."""
-        assert self.data is not None
-        return self._blocks(self.data.test)
+        """Blocks of test indices; a single empty step where there is no data."""
+        return Blocks(1, 1) if self.data is None else self._blocks(self.data.test)
 
     def _blocks(self, split: Split) -> Blocks:
         return Blocks(len(split), self.eval_batch, self.trainer.global_rank, self.trainer.world_size)
@@ -216,13 +235,17 @@ class LitModule(LightningModule):
 
     def test_step(self, index: Tensor, _: int) -> None:
         """Top-1 to top-k on the test split."""
-        assert self.data is not None
+        if self.data is None:
+            return
         batch = self.data.batch(self.data.test, index.to(self.device), train=False)
         if len(index):  # a process may get nothing of a short last block
             self.test_scores.update(self(batch.x), batch.y)
 
     def on_test_epoch_end(self) -> None:
-        """Logs test/top1..."""
+        """Logs test/top1..., or the `results` of a method without data."""
+        if self.data is None:
+            self.log_dict(self.results())
+            return
         self.log_dict(self.test_scores.compute())
         self.test_scores.reset()
 
