@@ -11,7 +11,9 @@ from lossatlas.papers.ldr.scores import NORMALISATIONS, checked, differences, no
 P_SMOOTHING = 1e-5  # the reference adds it to every p_k and renormalises before the KL of eq. 2
 
 
-def soft_maximum(d: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"] | float) -> Float[Tensor, " n"]:
+def soft_maximum(
+    d: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"] | Float[Tensor, ""] | float
+) -> Float[Tensor, " n"]:
     """lambda log( (1/K) sum_k exp(d_k / lambda) ): between mean_k d_k and max_k d_k.
 
     Example:
@@ -19,7 +21,7 @@ def soft_maximum(d: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"] | float) 
         tensor([1.9993])
     """
     # logsumexp, because exp(d / lambda) overflows float32 from d = 89 lambda on
-    scale = lambda_[:, None] if isinstance(lambda_, Tensor) else lambda_
+    scale = lambda_[..., None] if isinstance(lambda_, Tensor) else lambda_
     return lambda_ * (torch.logsumexp(d / scale, dim=1) - math.log(d.shape[1]))
 
 
@@ -42,6 +44,8 @@ class LDRKL(nn.Module):
         >>> LDRKL(lambda_=2.0, c=0.0)(torch.zeros(1, 3), torch.tensor([0]))  # equal scores cost nothing
         tensor([0.])
     """
+
+    stacked_scalars = ("lambda_",)  # tensors do, so replicas may differ in them
 
     def __init__(self, lambda_: float = 1.0, c: float = 0.1, normalise: str = "none") -> None:
         super().__init__()
@@ -89,6 +93,7 @@ class ALDRKL(nn.Module):
     """
 
     indexed = True
+    stacked_scalars = ("lambda0",)
     lambda_i: Tensor
 
     def __init__(
