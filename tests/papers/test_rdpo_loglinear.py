@@ -136,7 +136,7 @@ def test_rounds_can_be_played_in_any_chunks():
     [
         ({"rates": [0.0, 0.5]}, r"flip rates lie in \[0, 1/2\)"),
         ({"rates": [-0.1]}, r"flip rates lie in \[0, 1/2\)"),
-        ({"wrong": [[0.5, 0.1]]}, rr"flip rates lie in \[0, 1/2\)"),
+        ({"wrong": [[0.5, 0.1]]}, r"flip rates lie in \[0, 1/2\)"),
         ({"sizes": []}, "at least one value"),
         ({"sizes": [0]}, "n, prompts >= 1"),
         ({"norm": 0.0}, "finite norm > 0"),
