@@ -30,11 +30,7 @@ def soft_maximum(
     """
     factor, label = r / lambda_, y[:, None]
     scaled = f * factor
-    if c:  # c on every class but y is -c on y
-        margin = -c / lambda_
-        scaled.scatter_add_(
-            1, label, margin if isinstance(margin, Tensor) else scaled.new_full(label.shape, margin)
-        )
+    scaled.scatter_add_(1, label, scaled.new_zeros(label.shape) - c / lambda_)  # c elsewhere is -c here
     # log_softmax, because exp(d / lambda) overflows float32 from d = 89 lambda on
     log_p = log_softmax(scaled, dim=1).gather(1, label)
     return ((log_p + math.log(f.shape[1])) * -lambda_).squeeze(1)
