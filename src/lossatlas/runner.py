@@ -227,6 +227,7 @@ def silence() -> None:
     unwanted = (
         "does not have many workers", "Experiment logs directory", "no `val_dataloader`", "_dataloader` returned",
         "LeafSpec", "isinstance.treespec", "in eval mode", "litlogger", "Total length of `list`", "sync_dist=True",
+        "will run with no optimizer",
     )  # fmt: skip
     for text in unwanted:
         warnings.filterwarnings("ignore", f".*{text}.*")
@@ -349,7 +350,7 @@ def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = Fals
     rows = [
         f"  {name:<28} {value:.6g}" for name, value in sorted(record.metrics.items()) if value is not None
     ]
-    title = f"{job.experiment}: {cfg.arm}, " + ", ".join(f"{k}={v}" for k, v in job.condition.items())
+    title = ", ".join([f"{job.experiment}: {cfg.arm}", *(f"{k}={v}" for k, v in job.condition.items())])
     return "\n".join(
         [
             f"{title}, seed {cfg.seed}"
