@@ -1,4 +1,4 @@
-"""The study of PRESTO: repetitions of a simulation, or splits of a table, as rounds; a claim's statistic; the figure."""
+"""The study: repetitions of a simulation, or splits of a table, as rounds; one claim's statistic; the figure."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
