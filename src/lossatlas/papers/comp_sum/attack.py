@@ -73,7 +73,8 @@ def pgd(
         raise ValueError(f"the attack needs step > 0 and steps >= 1, got {step=}, {steps=}")
     if radius == 0:
         return x.detach().clone()
-    start = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    device = x.device if generator is None else generator.device  # a CPU stream serves a net on a GPU
+    start = torch.rand(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
     point = torch.clamp(x + radius * (2 * start - 1), low, high).detach()
     with frozen(net), torch.enable_grad():
         for _ in range(steps):

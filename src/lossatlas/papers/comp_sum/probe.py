@@ -19,6 +19,15 @@ from lossatlas.papers.comp_sum.bounds import (
     zero_one_regret,
 )
 
+MEASURED = (
+    "violations",
+    "pairs",
+    "counted",
+    "max_ratio",
+    "search_ratio",
+    "search_violations",
+    "tightness",
+)  # what `run_bounds` returns
 CHUNK = 2_000_000  # numbers in one block of q: some 16 MB, and a dozen such blocks alive at once
 
 
@@ -151,7 +160,7 @@ def run_bounds(
         tau: member of the family, >= 0.
         n: number of classes, >= 2.
         samples: random pairs, >= 1 (four n at 250 000 make 1e6 per tau).
-        seed: of the draws, >= 0.
+        seed: of the draws, >= 0; each n has its own.
         starts: starts of the gradient search, >= 1.
         steps: its steps, >= 1.
 
@@ -167,6 +176,6 @@ def run_bounds(
             "run_bounds needs samples, starts, steps >= 1 and seed >= 0, "
             f"got {samples=}, {starts=}, {steps=}, {seed=}"
         )
-    rng = np.random.default_rng(seed)
     found = {"tightness": tightness(tau, n)}  # first: it refuses a bad tau or n before any work
+    rng = np.random.default_rng([seed, n])
     return found | check_samples(tau, n, samples, rng) | search_ratio(tau, n, starts, steps, rng)
