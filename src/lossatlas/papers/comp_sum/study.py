@@ -96,20 +96,19 @@ class LitAdversarial(LitModule):
         super().on_test_epoch_end()
         self._log_robust("test/robust")
 
-    @torch.inference_mode(False)  # Lightning evaluates in inference mode, an attack needs gradients
     def _attack(self, split: str, index: Tensor, step: int) -> None:
+        index = index[index < self.attacked]
+        if len(index):
+            self.robust.update(
+                self._survives(split, index, stream(self.seed, f"attack/{split}/{step}")).float()
+            )
+
+    @torch.inference_mode(False)  # Lightning evaluates in inference mode, an attack needs gradients
+    def _survives(self, split: str, index: Tensor, starts: torch.Generator) -> Tensor:
         assert self.data is not None
         assert self.net is not None
-        index = index[index < self.attacked].clone()
-        if len(index) == 0:
-            return
-        x, y, _ = self.data.batch(split, index.to(self.device), train=False)
-        starts = stream(self.seed, f"attack/{split}/{step}")
-        self.robust.update(
-            robust_correct(
-                self.net, x, y, self.radius, None, self.attack_steps, self.restarts, starts
-            ).float()
-        )
+        x, y, _ = self.data.batch(split, index.clone().to(self.device), train=False)
+        return robust_correct(self.net, x, y, self.radius, None, self.attack_steps, self.restarts, starts)
 
     def _log_robust(self, name: str) -> None:
         if self.robust.update_called:
