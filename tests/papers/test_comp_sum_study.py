@@ -84,7 +84,7 @@ def test_the_net_standardises_what_the_attack_sees_as_pixels():
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         plain, attacked = (
-            compose("config", overrides=[f"experiment={name}", "fake=true"])
+            compose("config", overrides=[f"experiment={name}", "fake=true", "limit={train: 32, test: 16}"])
             for name in ("comp_sum", "comp_sum_adv")
         )
     torch.manual_seed(0)
