@@ -13,7 +13,7 @@ from lossatlas.lit import LitModule
 from lossatlas.papers.comp_sum.attack import robust_correct
 from lossatlas.papers.comp_sum.bounds import surrogate_regret, zero_one_regret
 from lossatlas.papers.comp_sum.losses import CompSumLoss
-from lossatlas.papers.comp_sum.probe import MEASURED, run_bounds, sample_pairs
+from lossatlas.papers.comp_sum.probe import MEASURED, check_arguments, run_bounds, sample_pairs
 from lossatlas.seeding import stream
 
 
@@ -147,8 +147,8 @@ class LitBounds(LitModule):
         super().__init__(None, rounds=len(classes), **settings)
         if not classes:
             raise ValueError("the bounds need at least one number of classes, got none")
-        for n in classes:  # a cheap run refuses what a long one would
-            run_bounds(tau, n, min(samples, 2), self.seed, min(starts, 2), min(steps, 1))
+        for n in classes:
+            check_arguments(tau, n, samples, self.seed, starts, steps)
         self.tau, self.classes = tau, list(classes)
         self.sizes = {"samples": samples, "starts": starts, "steps": steps}
         self.register_buffer("found", torch.zeros(len(classes), len(MEASURED), dtype=torch.float64))
