@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lossatlas.lit import LitModule
 from lossatlas.papers.zloss.heads import FactoredHead
+from lossatlas.papers.zloss.losses import Spherical
+from lossatlas.papers.zloss.output import SphericalOutput
 from lossatlas.seeding import stream
 
 
@@ -19,7 +21,7 @@ class LitSpeed(LitModule):
 
     Metrics per repetition (unit): time/step_ms. Per run: memory/layer_mb, what layer and steps took at their peak
     (resident memory over that of the process before, host only); for the factored layer time/refresh_ms, one
-    refresh, and time/amortised_ms, its share of a step.
+    refresh, and time/amortised_ms, its share of a step; exact/weight_error, see `exactness`.
 
     Args:
         layer: called as layer(d=, D=): a head of heads.py.
@@ -99,11 +101,34 @@ class LitSpeed(LitModule):
             self.head.output.refresh()
             found["time/refresh_ms"] = 1e3 * (time.perf_counter() - start)
             found["time/amortised_ms"] = found["time/refresh_ms"] / self.head.output.recompute_every
+            found["exact/weight_error"] = exactness(self.head.output.of_loss)
         return found
 
     def unit_metrics(self) -> list[dict[str, Any]]:
         """One time per repetition."""
         return [{"unit": r, "metrics": {"time/step_ms": t}} for r, t in enumerate(self.times.tolist())]
+
+
+def exactness(loss: Spherical, D: int = 300, d: int = 16, batch: int = 16, steps: int = 200) -> float:
+    """Largest difference of W between factored and dense SGD steps, float64, relative to the largest entry of W.
+
+    The first two samples of every batch share their class.
+    """
+    g = torch.Generator().manual_seed(0)
+    output = SphericalOutput(d, D, loss, dtype=torch.float64)
+    W, lr = output.weight.requires_grad_(), 5.0
+    for _ in range(steps):
+        h, y = (
+            torch.randn(batch, d, dtype=torch.float64, generator=g),
+            torch.randint(D, (batch,), generator=g),
+        )
+        y[1] = y[0]
+        with torch.enable_grad():
+            (step,) = torch.autograd.grad(loss(h @ W.T, y).mean(), W)  # type: ignore[operator]
+        W = (W - lr * step).detach().requires_grad_()
+        output.update(h, y, lr)
+    W = W.detach()
+    return float((output.weight - W).abs().max() / W.abs().max())
 
 
 def zipf(u: Tensor, D: int) -> Tensor:
