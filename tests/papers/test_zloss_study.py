@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -94,16 +95,18 @@ def test_sampled_softmax_by_hand_and_its_sparse_gradient(monkeypatch) -> None:
     wanted = [cross_entropy(row[None], torch.tensor([0])) for row in (first, second)]
     assert_close(found, torch.stack(wanted))
     found.sum().backward()
-    assert head.table.weight.grad.is_sparse
-    assert set(head.table.weight.grad.coalesce().indices()[0].tolist()) == {0, 1, 4, 9}
+    gradient = head.table.weight.grad
+    assert gradient is not None
+    assert gradient.is_sparse
+    assert set(gradient.coalesce().indices()[0].tolist()) == {0, 1, 4, 9}
     with pytest.raises(ValueError, match="samples >= 1"):
         SampledHead(d, D, samples=0)
 
 
-def fit(head, steps: int = 20, lr: float = 2.0, seed: int = 0) -> LitWords:
+def fit(head, steps: int = 20, lr: float = 2.0, seed: int = 0) -> Any:
     """Some SGD steps as the trainer would take them."""
     torch.manual_seed(seed)
-    module = LitWords(word_data(), head=head, lr=lr, width=4, hidden=[d], seed=0, batch_size=20)
+    module: Any = LitWords(word_data(), head=head, lr=lr, width=4, hidden=[d], seed=0, batch_size=20)
     module._trainer = SimpleNamespace(max_epochs=2, world_size=1)  # type: ignore[assignment]
     module._plain = True
     module._optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=lr)
@@ -137,6 +140,7 @@ def test_word_metrics_by_hand() -> None:
     module.test_step(index[:150], 0)
     module.test_step(index[150:], 1)
     module.on_test_epoch_end()
+    assert module.data is not None
     x, target = module.data.test.x, module.data.test.y
     ranks = (module(x).argsort(1, descending=True) == target[:, None]).int().argmax(1) + 1
     assert_close(logged["test/top10_error"], (ranks > 10).float().mean())
@@ -228,4 +232,5 @@ def test_the_card_loads_and_has_the_sheets_six_claims() -> None:
     assert [c.id for c in card.claims] == [
         "topk-better", "best-spherical", "independent-of-D", "softmax-linear", "faster-40", "faster-hierarchical",
     ]  # fmt: skip
-    assert math.isclose(card.claims[4].parts[0].check.limit, 40)
+    check: Any = card.claims[4].parts[0].check
+    assert math.isclose(check.limit, 40)

@@ -112,9 +112,9 @@ class SphericalOutput(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(losses, A, B, G), each (m,): dL/do = A 1 + B o + G e_c, eq. 2, so A = dL/ds, B = 2 dL/dq, G = dL/do_c."""
         with torch.enable_grad():
-            parts = [v.detach().requires_grad_() for v in (o_c, s, q)]
-            values = self.of_loss.value(*parts, self.D)
-            found = torch.autograd.grad(values.sum(), parts, allow_unused=True, materialize_grads=True)
+            o_c, s, q = (v.detach().requires_grad_() for v in (o_c, s, q))
+            values = self.of_loss.value(o_c, s, q, self.D)
+            found = torch.autograd.grad(values.sum(), (o_c, s, q), allow_unused=True, materialize_grads=True)
         G, A, half_B = found
         return values.detach(), A, 2 * half_B, G
 
