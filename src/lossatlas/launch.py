@@ -151,14 +151,14 @@ def processes(cfg: DictConfig, job: "Job", quiet: bool = False) -> "Outcome":
         UserError: the batch size cannot be divided, the devices are not there, a part is refused.
         KeyboardInterrupt: stopped by a signal, after the ranks' checkpoint and record.
     """
-    from lossatlas.runner import Outcome, _locked, _require_device, outcome_of
+    from lossatlas.runner import Outcome, _require_device, locked, outcome_of
 
     check(cfg, int(cfg.trainer.devices))
     if cfg.trainer.accelerator != "cpu":  # torch is imported by the ranks only
         _require_device(cfg.trainer.accelerator, cfg.trainer.devices)
     cfg.run_dir = str(job.folder)
     start = time.monotonic()
-    with _locked(job.folder):
+    with locked(job.folder):
         if cfg.rerun is True:
             (job.folder / "last.ckpt").unlink(missing_ok=True)
         with _started(cfg, job, quiet) as group:
@@ -359,7 +359,7 @@ def joined(cfg: DictConfig, job: "Job", quiet: bool) -> "Outcome":
         if refused:
             raise UserError(refused)
         if found:
-            return runner.kept(cfg, job) or runner.Outcome("skipped")
+            return runner.finished(cfg, job) or runner.Outcome("skipped")
         outcome = runner.execute(cfg, job, quiet=quiet or rank() != 0)
     if outcome.status == "failed":
         if rank() == 0:
@@ -373,9 +373,9 @@ def _decide(cfg: DictConfig, job: "Job", stack: contextlib.ExitStack) -> tuple[b
     from lossatlas import runner
 
     try:
-        if runner.kept(cfg, job) is not None:
+        if runner.finished(cfg, job) is not None:
             return True, ""
-        stack.enter_context(runner._locked(job.folder))
+        stack.enter_context(runner.locked(job.folder))
         if cfg.rerun is True:
             (job.folder / "last.ckpt").unlink(missing_ok=True)
     except UserError as error:

@@ -42,18 +42,18 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     """
     if launch.grouped():
         return launch.joined(cfg, job, quiet)
-    if (found := kept(cfg, job)) is not None:
-        return found
+    if (kept := finished(cfg, job)) is not None:
+        return kept
     if cfg.trainer.devices > 1 or cfg.trainer.strategy in ("ddp", "fsdp"):
         return launch.processes(cfg, job, quiet)
-    with _locked(job.folder):
+    with locked(job.folder):
         if cfg.rerun is True:
             (job.folder / "last.ckpt").unlink(missing_ok=True)
         return execute(cfg, job, quiet)
 
 
-def kept(cfg: DictConfig, job: Job) -> Outcome | None:
-    """The outcome of a run that need not be repeated, or None."""
+def finished(cfg: DictConfig, job: Job) -> Outcome | None:
+    """The outcome of a run whose finished record need not be repeated, else None."""
     found = records.read(job.folder / "record.json")
     if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
         return None
@@ -84,7 +84,7 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {}, curves=write_curves(_history(trainer), job.folder),
         seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
-        device=_device_name(trainer),
+        device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
     if status == "interrupted":
@@ -242,6 +242,7 @@ def silence() -> None:
     unwanted = (
         "does not have many workers", "Experiment logs directory", "no `val_dataloader`", "_dataloader` returned",
         "LeafSpec", "isinstance.treespec", "in eval mode", "litlogger", "Total length of `list`", "sync_dist=True",
+        "will run with no optimizer",
     )  # fmt: skip
     for text in unwanted:
         warnings.filterwarnings("ignore", f".*{text}.*")
@@ -283,7 +284,7 @@ def _compiled(net: Any) -> Any:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One process per run folder; the system drops the lock of a process that died."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -333,11 +334,19 @@ def write_curves(rows: list[dict[str, float]], folder: Path) -> str | None:
     return "curves.csv"
 
 
-def _device_name(trainer: Any) -> str:
+def checkpoint_callback(trainer: Any) -> Any:
+    """The run's Checkpoints, or None where they are switched off."""
+    from lossatlas.callbacks import Checkpoints
+
+    return next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)
+
+
+def device_name(trainer: Any) -> str:
+    """The device's name, with the number of processes where there are several."""
     import torch
 
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
 
 
@@ -356,7 +365,7 @@ def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = Fals
     rows = [
         f"  {name:<28} {value:.6g}" for name, value in sorted(record.metrics.items()) if value is not None
     ]
-    title = f"{job.experiment}: {cfg.arm}, " + ", ".join(f"{k}={v}" for k, v in job.condition.items())
+    title = ", ".join([f"{job.experiment}: {cfg.arm}", *(f"{k}={v}" for k, v in job.condition.items())])
     return "\n".join(
         [
             f"{title}, seed {cfg.seed}"
