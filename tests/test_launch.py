@@ -124,7 +124,7 @@ def processes(outputs):
     return found
 
 
-def until(condition, seconds=120.0):
+def until(condition, seconds=300.0):
     """Waits for a condition and returns its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -153,7 +153,7 @@ def sweep(outputs, seeds, repeats):
         # as on a cluster: a job of one Slurm task that starts its ranks itself
         slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "study", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
         process = start("-m", *words, outputs=here, **slurm)
-        out, err = process.communicate(timeout=120 * seeds)
+        out, err = process.communicate(timeout=240 * seeds)
         assert process.returncode == 0, err
         assert out.count(": done ") == seeds
         assert "GPU available" not in out + err
@@ -179,7 +179,7 @@ def test_a_killed_rank_ends_its_job_with_one_line_and_rerun_failed_repeats_that_
     words = ("-m", *SMOKE, *DDP, "arm=ce", "noise=u60", "seed=0,1")
     process = start(*words, outputs=tmp_path)
     os.kill(until(lambda: ranks_of(tmp_path).get(1)), signal.SIGKILL)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 1, err
     line = "ce-u60-s0: failed rank 1 was killed by SIGKILL"
     assert out.count(line) == 1
@@ -192,7 +192,7 @@ def test_a_killed_rank_ends_its_job_with_one_line_and_rerun_failed_repeats_that_
     (kept,) = tmp_path.rglob("ce-u60-s1-*/record.json")
     before = kept.stat().st_mtime_ns
     again = start(*words, "rerun=failed", outputs=tmp_path)
-    out, err = again.communicate(timeout=300)
+    out, err = again.communicate(timeout=500)
     assert again.returncode == 0, err
     assert "ce-u60-s0: done" in out
     assert "ce-u60-s1: skipped" in out
@@ -213,8 +213,90 @@ def test_ctrl_c_lets_all_ranks_stop_at_one_chunk_and_the_run_goes_on_from_there(
     process = start(*words, "callbacks.checkpoint.every_chunks=3", outputs=tmp_path)
     until(lambda: list(tmp_path.rglob("last.ckpt")))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert len(err.strip().splitlines()) == 1
     assert record(tmp_path, 0)["status"] == "interrupted"
     assert not processes(tmp_path)
+
+
+# ------------------------------------------------------------------ GPUs, as far as a machine without one can go
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_processes_on_gpus_are_refused_in_one_line_where_there_is_none(cli, outputs, monkeypatch, trainer):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    answer = cli(*SMOKE, f"trainer={trainer}")
+    assert answer.code == 2
+    (line,) = answer.err.strip().splitlines()
+    assert "2 GPU(s), 0 are here" in line
+    assert "ddp_sim" in line
+    assert not list(outputs.rglob("record.json"))
+
+
+def test_gpu_ranks_are_fresh_processes_that_would_speak_nccl(cli, outputs, monkeypatch):
+    from lossatlas import launch
+
+    made = []
+
+    class Process:
+        exitcode, pid, sentinel = 1, 0, 0
+
+        def __init__(self, **kwargs):
+            made.append(kwargs)
+
+        def start(self):
+            pass
+
+        kill = join = start
+
+    class Context:
+        Pipe = staticmethod(launch.multiprocessing.Pipe)
+
+    methods = []
+    Context.Process = Process
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        launch.multiprocessing, "get_context", lambda method: methods.append(method) or Context()
+    )
+    answer = cli(*SMOKE, "trainer=ddp", "arm=ce")
+    assert methods == ["spawn", "spawn"]
+    assert [kwargs["target"] for kwargs in made] == [launch._rank] * 2
+    environments = [kwargs["args"][1] for kwargs in made]
+    assert [(e["RANK"], e["LOCAL_RANK"], e["WORLD_SIZE"]) for e in environments] == [
+        ("0", "0", "2"),
+        ("1", "1", "2"),
+    ]
+    assert launch.backend(made[0]["args"][0]["cfg"]["trainer"]["accelerator"]) == "nccl"
+    assert launch.backend("cpu") == "gloo"
+    assert answer.code == 1
+    assert "rank 0 ended with exit code 1" in answer.err
+    assert record(outputs, 0)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("trainer.devices=3",), "make it a multiple"),
+        (("data=none", "data._target_=null"), "no mini-batches"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(cli, words, hint):
+    answer = cli(*SMOKE, "trainer=ddp_sim", *words)
+    assert answer.code == 2, answer
+    (line,) = answer.err.strip().splitlines()
+    assert hint in line
+
+
+def test_shares_of_a_mini_batch_sum_to_one():
+    from lossatlas import ranks
+    from lossatlas.loader import ChunkLoader
+
+    for n, size, chunk, world in ((10, 4, 3, 2), (9, 4, 1, 4), (12, 4, 5, 4), (5, 8, 2, 2)):
+        loaders = [list(ChunkLoader(n, size, chunk, 0, rank=r, world=world)) for r in range(world)]
+        for position in range(len(loaders[0])):
+            shares = [ranks.shares(n, size, chunk, position, r, world) for r in range(world)]
+            for weights in zip(*shares, strict=True):
+                assert sum(weights) == pytest.approx(world)
+            for r in range(world):  # as many parts as weights, none empty
+                parts = loaders[r][position].split(size // world)
+                assert len(parts) == len(shares[r])
+                assert all(len(part) for part in parts)

@@ -201,6 +201,8 @@ def _started(cfg: DictConfig, job: "Job", quiet: bool) -> Iterator[Group]:
         try:
             for k in range(int(cfg.trainer.devices)):
                 group.ranks.append(_start(k, spec, meeting))
+            if group.asked:  # while they were started
+                raise KeyboardInterrupt
             yield group
         finally:
             for one in group.ranks:
@@ -387,8 +389,12 @@ def join(cfg: DictConfig, meeting: int | None = None) -> None:
     """Puts this process into its group; `meeting` is rank 0's listening socket, None under torchrun."""
     import torch
     import torch.distributed as dist
+    from lightning_utilities.core.rank_zero import rank_zero_only
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+    rank_zero_only.rank = (
+        rank()
+    )  # Lightning looked when it was imported, maybe in the process that was forked
     if dist.is_initialized():
         return
     kind, local = backend(cfg.trainer.accelerator), int(os.environ["LOCAL_RANK"])

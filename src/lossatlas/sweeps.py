@@ -75,7 +75,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     blocks = _grid_blocks(base, words, overrides)
     for block in blocks:
         check_command(block)
-    first = launch.rank() == 0  # of torchrun's processes one writes and prints for all
+    first = speaks = launch.rank() == 0  # of torchrun's processes one writes and prints for all
     root = Path(base.output_root).resolve() if first else Path(tempfile.mkdtemp())
     sweep = root / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     sweep.mkdir(parents=True)
@@ -86,12 +86,15 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     try:
         for block in blocks:
             run_hydra([*flags, *block])
+    except UserError:  # the launcher or sweeper is refused
+        speaks = False
+        raise
     except Exception as error:
         if type(error).__name__ != "TerminatedWorkerError":  # joblib's; its jobs are gone with the worker
             raise
         print("lossatlas: a worker process was killed (out of memory?), its sweep ends", file=sys.stderr)
     finally:
-        code = finish(base, sweep) if first else 0
+        code = finish(base, sweep) if speaks else 0
         if not first:
             shutil.rmtree(root)
     return code

@@ -165,8 +165,8 @@ class OptunaSweeper(Sweeper):
 def distribution(optuna: Any, override: Override) -> Any:
     """Optuna's distribution of a swept override.
 
-    `interval(a, b)` is real, or whole where both ends are whole numbers; `tag(log, interval(a, b))` has a
-    logarithmic scale; `range(a, b, step)` is whole; anything else with several values is a choice.
+    `interval(a, b)` is real, `int(interval(a, b))` whole; `tag(log, interval(a, b))` has a logarithmic scale;
+    `range(a, b, step)` is whole; anything else with several values is a choice.
     """
     value, kinds = override.value(), optuna.distributions
     if isinstance(value, IntervalSweep):
