@@ -5,22 +5,24 @@ import json
 import logging
 import os
 import random
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import records
-from lossatlas.errors import UserError
+from lossatlas import checkpoint, records
+from lossatlas.errors import ADVICE, UserError, storage_error, unwritable
 from lossatlas.jobs import Job
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
 
+TEMPORARY = (".record.json.", ".config.yaml.", ".error.txt.", ".curves.csv.")  # of records.write_text
 FINISHED = ("done", "diverged")  # a diverged run is a result: it diverges again
 
 
@@ -41,19 +43,31 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         UserError: data, parts or devices that the config asks for are not to be had; nothing is written.
         KeyboardInterrupt: stopped by a signal, after checkpoint and record.
     """
-    found = records.read(job.folder / "record.json")
-    if found is not None and found.config_hash == job.config_hash and _keep(found.status, cfg.rerun):
-        other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
-        line = f"{_headline(found.metrics)} (kept{other}; rerun=true repeats it)"
-        return Outcome("skipped", line, _report(cfg, job, found, kept=True), _objective(cfg, found.metrics))
-    if cfg.trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
-        from lossatlas import launch
-
-        return launch.processes(cfg, job)
+    if kept := _finished(cfg, job):
+        return kept
     with _locked(job.folder):
+        if kept := _finished(cfg, job):  # by another process, between the first look and the lock
+            return kept
         if cfg.rerun is True:
-            (job.folder / "last.ckpt").unlink(missing_ok=True)
+            checkpoint.forget(job.folder / "last.ckpt")
+        if cfg.trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
+            from lossatlas import launch
+
+            return launch.processes(cfg, job)
         return execute(cfg, job, quiet)
+
+
+def _finished(cfg: DictConfig, job: Job) -> Outcome | None:
+    """The outcome of a run that need not be repeated."""
+    path = job.folder / "record.json"
+    found = records.read(path)
+    if found is None and path.exists():
+        print(f"lossatlas: {job.name}: record.json torn; the run is taken up again", file=sys.stderr)
+    if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
+        return None
+    other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
+    line = f"{_headline(found.metrics)} (kept{other}; rerun=true repeats it)"
+    return Outcome("skipped", line, _report(cfg, job, found, kept=True), _objective(cfg, found.metrics))
 
 
 def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
@@ -71,8 +85,10 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     try:
         metrics = train(trainer, module, checkpoints, job.folder)
     except Exception as problem:
+        if full := storage_error(problem, job.folder):
+            raise full from None
         status, error = _status(problem), f"{type(problem).__name__}: {' '.join(str(problem).split())}"
-        (job.folder / "error.txt").write_text(traceback.format_exc())
+        records.write_text(traceback.format_exc(), job.folder / "error.txt")
     if trainer.global_rank != 0:
         return Outcome(status, error or "")
     commit, dirty = code_version()
@@ -85,7 +101,9 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         config=job.config, config_hash=job.config_hash,
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
-    if status == "interrupted":
+    if status == "interrupted" or (
+        checkpoints and checkpoints.stop_signal
+    ):  # a signal in the last evaluation
         raise KeyboardInterrupt
     line = f"{_headline(metrics)} ({record.seconds:.1f} s)" if status == "done" else str(error)
     return Outcome(status, line, _report(cfg, job, record), _objective(cfg, metrics))
@@ -120,7 +138,7 @@ def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
     if cfg.trainer.compile and module.net is not None:
         module.net = _compiled(module.net)
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)))
+    records.write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)), job.folder / "config.yaml")
     keep = cfg.callbacks.checkpoint
     checkpoints = cb.Checkpoints(job.folder, **keep) if keep else None
     extra: list[pl.Callback] = [cb.History()]
@@ -140,9 +158,9 @@ def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
 
 def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str, float]:
     """Fit from the last checkpoint where there is one, then test; returns the final metrics."""
-    ckpt = folder / "last.ckpt"
-    with checkpoints.signals() if checkpoints else _nothing():
-        trainer.fit(module, ckpt_path=ckpt if ckpt.exists() else None, weights_only=True)
+    ckpt = checkpoint.pick(folder / "last.ckpt", owner=trainer.is_global_zero)
+    with checkpoints.signals() if checkpoints else nullcontext(), _no_exit():
+        trainer.fit(module, ckpt_path=ckpt, weights_only=True)
         rows = _history(
             trainer
         )  # not the logger's last line: a run cut behind its last epoch resumes with it
@@ -225,32 +243,60 @@ def _compiled(net: Any) -> Any:
     return torch.compile(net)
 
 
+HELD: set[Path] = set()  # run folders that this process has locked
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process per run folder; the system drops the lock of a process that died."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror}; set output_root=DIR to a writable folder"
-        ) from None
-    with handle:
+    """One process per run folder; the system drops the lock of a process that died.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    if folder in HELD:
+        yield
+        return
+    with _take_lock(folder):
+        HELD.add(folder)
+        try:
+            for left in folder.iterdir():  # a killed process's temporary files
+                if left.is_file() and (left.suffix == ".part" or left.name.startswith(TEMPORARY)):
+                    left.unlink(missing_ok=True)
+            yield
+        finally:
+            HELD.discard(folder)
+            if [path.name for path in folder.iterdir()] == [".lock"]:  # refused before anything was written
+                (folder / ".lock").unlink()
+                folder.rmdir()
+
+
+def _take_lock(folder: Path) -> IO[str]:
+    path = folder / ".lock"
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = path.open("w")
+        except OSError as error:
+            raise unwritable(error, folder, ADVICE) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            handle.close()
             raise UserError(
                 f"{folder} is being written by another process; wait for it or change output_root"
             ) from None
-        yield
-    if not any(path.name != ".lock" for path in folder.iterdir()):  # refused before anything was written
-        (folder / ".lock").unlink()
-        folder.rmdir()
+        if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+            return handle
+        handle.close()  # whoever held it has just removed it
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _no_exit() -> Iterator[None]:
+    """Lightning answers a second Ctrl-C, and a SIGTERM that comes between two of its stages, with SystemExit."""
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
 
 
 def _history(trainer: Any) -> list[dict[str, float]]:
@@ -271,8 +317,7 @@ def _curves(trainer: Any, folder: Path) -> str | None:
     writer = csv.DictWriter(text, names)
     writer.writeheader()
     writer.writerows(rows)
-    (folder / "curves.csv.part").write_text(text.getvalue())
-    (folder / "curves.csv.part").replace(folder / "curves.csv")
+    records.write_text(text.getvalue(), folder / "curves.csv")
     return "curves.csv"
 
 
