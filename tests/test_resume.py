@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lossatlas import checkpoint, records, runner
+from lossatlas import checkpoint, locks, records, runner
 from lossatlas.lit import LitModule
 
 SMOKE = ("experiment=ldr_noisy", "scale=smoke", "callbacks.progress=false", "arm=ce")
@@ -234,14 +234,14 @@ def test_a_run_finished_by_another_process_meanwhile_is_kept(cli, outputs, monke
     (folder,) = folders(outputs)
     held = (folder / "record.json").read_bytes()
     (folder / "record.json").unlink()
-    take = runner._take_lock
+    take = locks._take_lock
 
     def slow(path):
         handle = take(path)
         (folder / "record.json").write_bytes(held)
         return handle
 
-    monkeypatch.setattr(runner, "_take_lock", slow)
+    monkeypatch.setattr(locks, "_take_lock", slow)
     monkeypatch.setattr(runner, "execute", lambda *a: pytest.fail("a finished run was repeated"))
     answer = cli(*SMOKE)
     assert answer.code == 0
@@ -253,11 +253,11 @@ def test_a_lock_file_removed_by_its_holder_is_taken_anew(tmp_path, monkeypatch):
 
     def removed_meanwhile(handle, how):
         flock(handle, how)
-        monkeypatch.setattr(runner.fcntl, "flock", flock)
+        monkeypatch.setattr(locks.fcntl, "flock", flock)
         (folder / ".lock").unlink()
 
-    monkeypatch.setattr(runner.fcntl, "flock", removed_meanwhile)
-    with runner._take_lock(folder) as handle:
+    monkeypatch.setattr(locks.fcntl, "flock", removed_meanwhile)
+    with locks._take_lock(folder) as handle:
         assert os.path.samestat(os.fstat(handle.fileno()), (folder / ".lock").stat())
 
 

@@ -174,16 +174,22 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def _maybe(self, trainer: pl.Trainer) -> None:
-        due = self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds
-        due = due or (self.every_chunks is not None and self.chunks >= self.every_chunks)
-        stop = self.stop_signal is not None or stop_asked()
-        if trainer.world_size > 1:  # clocks and signals differ between processes, what they do must not
-            due, stop = (trainer.strategy.reduce_boolean_decision(x, all=False) for x in (due, stop))
-        if due or stop:
+        asked = self._asked()
+        if self._due() or asked:
             self.save(trainer)
-        if stop:
-            by = signal.Signals(self.stop_signal).name if self.stop_signal else "the end of the sweep"
-            raise Interrupted(f"stopped by {by}")
+        if asked:
+            raise Interrupted(f"stopped by {signal.Signals(asked).name}")
+
+    def _due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        by_time = self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds
+        return by_time or (self.every_chunks is not None and self.chunks >= self.every_chunks)
+
+    def _asked(self) -> int:
+        """The signal that asked for a stop, 0 where none did; a sweep that ends asks as SIGTERM does."""
+        if self.stop_signal is None and stop_asked():
+            return int(signal.SIGTERM)
+        return self.stop_signal or 0
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes a new file beside the old one, then puts it in its place."""
