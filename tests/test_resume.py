@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from lossatlas import checkpoint, locks, records, runner
 from lossatlas.lit import LitModule
@@ -47,12 +48,14 @@ def at_chunk(monkeypatch, chunk: int, act) -> None:
 
 
 @pytest.fixture
-def whole(cli, outputs, tmp_path, monkeypatch) -> dict:
+def whole(cli, tmp_path, monkeypatch, uncut=[]) -> dict:  # noqa: B006  (run once for all tests)
     """Metrics of the run that nothing cuts, elsewhere."""
-    with monkeypatch.context() as patch:
-        patch.setenv("LOSSATLAS_OUTPUTS", str(tmp_path / "whole"))
-        assert cli(*SMOKE).code == 0
-    return record_of(tmp_path / "whole")["metrics"]
+    if not uncut:
+        with monkeypatch.context() as patch:
+            patch.setenv("LOSSATLAS_OUTPUTS", str(tmp_path / "whole"))
+            assert cli(*SMOKE).code == 0
+        uncut.append(record_of(tmp_path / "whole")["metrics"])
+    return uncut[0]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
@@ -97,10 +100,9 @@ def test_a_second_ctrl_c_stops_at_once(cli, outputs, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
-def test_a_signal_stops_the_sweep_and_not_only_the_job(cli, outputs, monkeypatch, signum):
+def test_a_signal_stops_the_sweep_and_not_only_the_job(cli, outputs, monkeypatch):
     words = ("-m", *SMOKE, "noise=u60", "seed=0,1,2")
-    with at_chunk(monkeypatch, 10, lambda: signal.raise_signal(signum)):
+    with at_chunk(monkeypatch, 10, lambda: signal.raise_signal(signal.SIGINT)):
         answer = cli(*words)
     assert answer.code == 130
     assert "Traceback" not in answer.err
@@ -169,37 +171,33 @@ def test_two_torn_checkpoints_start_the_run_anew(cli, outputs, monkeypatch, whol
     assert record_of(outputs)["metrics"] == whole
 
 
-def test_every_cut_inside_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", range(4), ids=["seal", "keep the old", "put the new", "sync"])
+def test_every_cut_inside_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch, steps):
     """The steps of `put` one by one, as a kill between them would leave them."""
-    import torch
-
     path, part = tmp_path / "last.ckpt", tmp_path / "last.part"
     for k in range(2):
         torch.save({"k": k}, part)
         checkpoint.put(part, path)
-    calls = ["seal", "replace 1", "replace 2", "sync"]
-    for stop in range(len(calls)):
-        torch.save({"k": 2}, part)
-        done = []
+    torch.save({"k": 2}, part)
+    done = []
 
-        def or_die(function, done=done, stop=stop):
-            def call(*args):
-                if len(done) == stop:
-                    raise KeyboardInterrupt
-                done.append(1)
-                return function(*args)
+    def or_die(function):
+        def call(*args):
+            if len(done) == steps:
+                raise KeyboardInterrupt
+            done.append(1)
+            return function(*args)
 
-            return call
+        return call
 
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "seal", or_die(checkpoint.seal))
-            patch.setattr(checkpoint.os, "replace", or_die(os.replace))
-            patch.setattr(checkpoint, "_sync_folder", or_die(checkpoint._sync_folder))
-            with pytest.raises(KeyboardInterrupt):
-                checkpoint.put(part, path)
-        found = checkpoint.pick(path)
-        assert found is not None, calls[stop]
-        assert torch.load(found, weights_only=True)["k"] >= 1 - (stop > 1)
+    with monkeypatch.context() as patch:
+        for where, name in ((checkpoint, "seal"), (checkpoint.os, "replace"), (checkpoint, "_sync_folder")):
+            patch.setattr(where, name, or_die(getattr(where, name)))
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.put(part, path)
+    found = checkpoint.pick(path)
+    assert found is not None
+    assert torch.load(found, weights_only=True)["k"] == (2 if steps == 3 else 1)
 
 
 def test_a_torn_record_is_named_and_taken_up_from_the_checkpoint(cli, outputs, whole):
@@ -272,8 +270,11 @@ def file_size_limit(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("size", [16000, 3000, 500], ids=["checkpoint", "record", "config"])
-@pytest.mark.parametrize("multirun", [(), ("-m", "noise=u60", "seed=0,1,2")], ids=["run", "sweep"])
+@pytest.mark.parametrize(
+    ("multirun", "size"),
+    [((), 16000), ((), 3000), ((), 500), (("-m", "noise=u60", "seed=0,1,2"), 16000)],
+    ids=["checkpoint", "record", "config", "sweep"],
+)
 def test_a_full_disk_is_one_line_exit_2_and_nothing_half_written(cli, outputs, multirun, size, whole):
     words = (*multirun, *SMOKE, "logger=none")
     with file_size_limit(size):

@@ -135,10 +135,6 @@ class Checkpoints(Callback):
             for signum in STOP:
                 signal.signal(signum, self._ask)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Signals are ours again."""
-        self._take_signals()
-
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Signals are ours again."""
         self._take_signals()
@@ -149,6 +145,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sets the random states of the resumed run, after everything that could have drawn from them."""
+        self._take_signals()
         if self._resumed is not None:
             set_random_state(self._resumed)
             self._resumed = None
