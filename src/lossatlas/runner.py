@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas import checkpoint, records
 from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
-from lossatlas.locks import locked as _locked
+from lossatlas.locks import locked
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
 
 FINISHED = ("done", "diverged")  # a diverged run is a result: it diverges again
@@ -42,10 +42,10 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         UserError: data, parts or devices that the config asks for are not to be had; nothing is written.
         KeyboardInterrupt: stopped by a signal, after checkpoint and record.
     """
-    if found := kept(cfg, job):
+    if found := finished(cfg, job):
         return found
-    with _locked(job.folder):
-        if found := kept(cfg, job):  # by another process, between the first look and the lock
+    with locked(job.folder):
+        if found := finished(cfg, job):  # by another process, between the first look and the lock
             return found
         if cfg.rerun is True:
             checkpoint.forget(job.folder / "last.ckpt")
@@ -56,8 +56,8 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         return execute(cfg, job, quiet)
 
 
-def kept(cfg: DictConfig, job: Job) -> Outcome | None:
-    """The outcome of a run that need not be repeated."""
+def finished(cfg: DictConfig, job: Job) -> Outcome | None:
+    """The outcome of a run whose finished record need not be repeated, else None."""
     path = job.folder / "record.json"
     found = records.read(path)
     if found is None and path.exists():
@@ -88,7 +88,7 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {}, curves=write_curves(_history(trainer), job.folder),
         seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
-        device=_device_name(trainer),
+        device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
     if status == "interrupted" or (checkpoints and checkpoints.stop_signal):  # in the last evaluation
@@ -306,11 +306,19 @@ def write_curves(rows: list[dict[str, float]], folder: Path) -> str | None:
     return "curves.csv"
 
 
-def _device_name(trainer: Any) -> str:
+def checkpoint_callback(trainer: Any) -> Any:
+    """The run's Checkpoints, or None where they are switched off."""
+    from lossatlas.callbacks import Checkpoints
+
+    return next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)
+
+
+def device_name(trainer: Any) -> str:
+    """The device's name, with the number of processes where there are several."""
     import torch
 
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
 
 
