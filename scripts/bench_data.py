@@ -2,13 +2,12 @@
 
 Usual: a Dataset of PIL images as torchvision's, v2 transforms per image (random crop with padding, flip, to float,
 normalise), a DataLoader with 2 workers. Ours: uint8 in memory, whole batches, in the training process. Both give
-normalised float32 batches on the same real images, each may use all cores.
+normalised float32 batches on the same real images. Ours has one thread, the usual one 2 workers and the main process.
 
 Usage: python scripts/bench_data.py [--data cifar10|fashion_mnist] [--rows N] [--repeats 3] [--json FILE]
 """
 
 import argparse
-import os
 import resource
 import statistics
 import sys
@@ -118,7 +117,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, help="training images of an epoch; all of them without it")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)  # of 128 small images more threads wait longer than they work
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         rows = "null" if args.rows is None else args.rows
         words = [f"data={args.data}", "data.augment=flip_crop", f"limit.train={rows}"]
