@@ -25,8 +25,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import records
-from lossatlas.errors import UserError
+from lossatlas import checkpoint, records
+from lossatlas.errors import StorageError, UserError
+from lossatlas.locks import locked
+from lossatlas.signals import STOP, heard_by
 
 if TYPE_CHECKING:
     from lossatlas.jobs import Job
@@ -147,36 +149,36 @@ class Group:
 def processes(cfg: DictConfig, job: "Job", quiet: bool = False) -> "Outcome":
     """Runs one job in `trainer.devices` ranks on this machine and waits; one dead rank ends all.
 
+    The caller holds the folder's lock.
+
     Raises:
         UserError: the batch size cannot be divided, the devices are not there, a part is refused.
         KeyboardInterrupt: stopped by a signal, after the ranks' checkpoint and record.
     """
-    from lossatlas.runner import Outcome, _require_device, locked, outcome_of
+    from lossatlas.runner import Outcome, _require_device, outcome_of
 
     check(cfg, int(cfg.trainer.devices))
     if cfg.trainer.accelerator != "cpu":  # torch is imported by the ranks only
         _require_device(cfg.trainer.accelerator, cfg.trainer.devices)
     cfg.run_dir = str(job.folder)
     start = time.monotonic()
-    with locked(job.folder):
-        if cfg.rerun is True:
-            (job.folder / "last.ckpt").unlink(missing_ok=True)
-        with _started(cfg, job, quiet) as group:
-            bad = group.wait()
-            cause = group.ranks[bad] if bad is not None else None
-            code = cause.process.exitcode if cause else 0
-            report = cause.report() if cause else {}
-            said = cause.said() if cause else ""
-        if code == STOPPED:
-            raise KeyboardInterrupt
-        if code == REFUSED:
-            raise UserError(report.get("error") or "a rank refused its job")
-        if cause is not None:
-            error = report.get("error") or f"rank {bad} {_end(code)}"
-            if bad != 0 or "error" not in report:  # rank 0 writes the record of its own failure
-                details = report.get("traceback") or f"{error}\n{said}"
-                _record_failure(cfg, job, error, details, time.monotonic() - start)
-            return Outcome("failed", error)
+    with _started(cfg, job, quiet) as group:
+        bad = group.wait()
+        cause = group.ranks[bad] if bad is not None else None
+        code = cause.process.exitcode if cause else 0
+        report = cause.report() if cause else {}
+        said = cause.said() if cause else ""
+    if code == STOPPED:
+        raise KeyboardInterrupt
+    if code == REFUSED:
+        kind = StorageError if report.get("storage") else UserError
+        raise kind(report.get("error") or "a rank refused its job")
+    if cause is not None:
+        error = report.get("error") or f"rank {bad} {_end(code)}"
+        if bad != 0 or "error" not in report:  # rank 0 writes the record of its own failure
+            details = report.get("traceback") or f"{error}\n{said}"
+            _record_failure(cfg, job, error, details, time.monotonic() - start)
+        return Outcome("failed", error)
     record = records.read(job.folder / "record.json")
     if record is None:
         return Outcome("failed", f"the ranks left no record in {job.folder}")
@@ -192,10 +194,8 @@ def _started(cfg: DictConfig, job: "Job", quiet: bool) -> Iterator[Group]:
         "quiet": quiet,
     }
     group = Group()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    main = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, group.ask) for s in signals} if main else {}
-    with socket.socket() as meeting:  # bound here and handed on, so that nobody else takes the port meanwhile
+    # the port is bound here and handed on, so that nobody else takes it meanwhile
+    with heard_by(group.ask), socket.socket() as meeting:
         meeting.bind(("127.0.0.1", 0))
         meeting.listen()
         try:
@@ -207,8 +207,6 @@ def _started(cfg: DictConfig, job: "Job", quiet: bool) -> Iterator[Group]:
         finally:
             for one in group.ranks:
                 one.close()
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
 
 def _start(k: int, spec: dict[str, Any], meeting: socket.socket) -> Rank:
@@ -284,7 +282,7 @@ def _rank(
     stderr: str | None,
 ) -> None:
     """A rank's whole life; ends its process with the exit code."""
-    for signum in (signal.SIGINT, signal.SIGTERM):  # until training takes them there is nothing to save
+    for signum in STOP:  # until training takes them there is nothing to save
         signal.signal(signum, lambda *_: os._exit(STOPPED))
     os.setsid()  # Ctrl-C reaches the sweep alone, which passes it on once
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -312,7 +310,7 @@ def _run(spec: dict[str, Any], meeting: int | None) -> tuple[int, dict[str, Any]
         join(cfg, meeting)
         outcome = runner.execute(cfg, job, quiet=spec["quiet"] or rank() != 0)
     except UserError as error:
-        return REFUSED, {"error": str(error)}
+        return REFUSED, {"error": str(error), "storage": isinstance(error, StorageError)}
     except KeyboardInterrupt:
         return STOPPED, {}
     except Exception as error:
@@ -377,9 +375,9 @@ def _decide(cfg: DictConfig, job: "Job", stack: contextlib.ExitStack) -> tuple[b
     try:
         if runner.finished(cfg, job) is not None:
             return True, ""
-        stack.enter_context(runner.locked(job.folder))
+        stack.enter_context(locked(job.folder))
         if cfg.rerun is True:
-            (job.folder / "last.ckpt").unlink(missing_ok=True)
+            checkpoint.forget(job.folder / "last.ckpt")
     except UserError as error:
         return False, str(error)
     return False, ""

@@ -7,7 +7,6 @@ saw the sample, and given to the others at a chunk's end.
 
 import importlib
 import signal
-import time
 from typing import Any
 
 import torch
@@ -92,17 +91,11 @@ class AgreedCheckpoints(Checkpoints):
     """Checkpoints of several processes: they save and stop at the same chunk, whichever clock or signal came first."""
 
     def _maybe(self, trainer: Any) -> None:
-        saving = self._due()
-        asked = torch.tensor(
-            [float(saving), float(self.stop_signal or 0)], device=trainer.strategy.root_device
-        )
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-        saving, stop = bool(asked[0]), int(asked[1])
-        if saving or stop:
+        mine = [float(self._due()), float(self._asked())]
+        agreed = torch.tensor(mine, device=trainer.strategy.root_device)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        due, asked = map(int, agreed)
+        if due or asked:
             self.save(trainer)
-        if stop:
-            raise Interrupted(f"stopped by {signal.Signals(stop).name}")
-
-    def _due(self) -> bool:
-        late = self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds
-        return late or (self.every_chunks is not None and self.chunks >= self.every_chunks)
+        if asked:
+            raise Interrupted(f"stopped by {signal.Signals(asked).name}")

@@ -7,7 +7,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from lossatlas import launch
-from lossatlas.errors import UserError
+from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import SWEEP_ENV, describe
 from lossatlas.paths import conf_dir, experiments_dir, is_checkout
 from lossatlas.schema import check, nearest
+from lossatlas.signals import heard_by
 
 RunHydra = Callable[[list[str]], None]
 
@@ -56,7 +58,12 @@ def check_command(argv: list[str]) -> DictConfig:
 
 
 def study(argv: list[str], run_hydra: RunHydra) -> int:
-    """A multirun: every job of the grid, then records, table, figure and verdicts. Returns the exit code."""
+    """A multirun: every job of the grid, then records, table, figure and verdicts. Returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal; the running jobs have saved themselves.
+        UserError: a wrong word, or outputs that cannot be written any more.
+    """
     words = [arg for arg in argv if not arg.startswith("-")]
     flags = [arg for arg in argv if arg.startswith("-")]
     words = [word.removeprefix("+") if word.startswith("+grid=") else word for word in words]
@@ -75,7 +82,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     blocks = _grid_blocks(base, words, overrides)
     for block in blocks:
         check_command(block)
-    first = speaks = launch.rank() == 0  # of torchrun's processes one writes and prints for all
+    first = launch.rank() == 0  # of torchrun's processes one writes and prints for all
     root = Path(base.output_root).resolve() if first else Path(tempfile.mkdtemp())
     sweep = root / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     sweep.mkdir(parents=True)
@@ -84,20 +91,40 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     )
     os.environ[SWEEP_ENV] = str(sweep)
     try:
-        for block in blocks:
-            run_hydra([*flags, *block])
-    except UserError:  # the launcher or sweeper is refused
-        speaks = False
-        raise
+        with _stoppable(sweep):
+            for block in blocks:
+                run_hydra([*flags, *block])
+    except Halt as halt:
+        raise StorageError(str(halt)) from None
     except Exception as error:
         if type(error).__name__ != "TerminatedWorkerError":  # joblib's; its jobs are gone with the worker
             raise
         print("lossatlas: a worker process was killed (out of memory?), its sweep ends", file=sys.stderr)
     finally:
-        code = finish(base, sweep) if speaks else 0
         if not first:
             shutil.rmtree(root)
-    return code
+        os.environ.pop(SWEEP_ENV, None)
+        (Path(base.output_root) / ".multirun" / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own copy
+    if (sweep / "stop").exists():
+        raise KeyboardInterrupt
+    return finish(base, sweep) if first else 0
+
+
+@contextmanager
+def _stoppable(sweep: Path) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM lets running jobs save themselves and starts no other; the second ends at once.
+
+    Jobs look for a file, because they may run in processes that get no signal.
+    """
+    stop = sweep / "stop"
+
+    def ask(signum: int, _: Any) -> None:
+        if stop.exists():
+            raise KeyboardInterrupt
+        stop.touch()
+
+    with heard_by(ask):
+        yield
 
 
 def finish(cfg: DictConfig, sweep: Path) -> int:
