@@ -134,15 +134,15 @@ def until(condition, seconds=300.0):
 
 
 def ranks_of(outputs):
-    """{rank: process id} of the ranks that run now."""
-    found = {}
+    """Process ids of the ranks that run now, rank 0 first: forked by the server that has imported torch."""
+    servers = {}
     for pid in processes(outputs):
         try:
-            env = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                servers[pid] = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
-        found |= {int(entry[5:]): pid for entry in env if entry.startswith(b"RANK=")}
-    return found
+    return sorted(pid for pid, parent in servers.items() if parent in servers)
 
 
 def sweep(outputs, seeds, repeats):
@@ -178,7 +178,8 @@ def test_a_sweep_of_two_processes_a_job_ends_ten_times_in_a_row(tmp_path):
 def test_a_killed_rank_ends_its_job_with_one_line_and_rerun_failed_repeats_that_one(tmp_path):
     words = ("-m", *SMOKE, *DDP, "arm=ce", "noise=u60", "seed=0,1")
     process = start(*words, outputs=tmp_path)
-    os.kill(until(lambda: ranks_of(tmp_path).get(1)), signal.SIGKILL)
+    until(lambda: len(ranks_of(tmp_path)) == 2)
+    os.kill(ranks_of(tmp_path)[1], signal.SIGKILL)
     out, err = process.communicate(timeout=500)
     assert process.returncode == 1, err
     line = "ce-u60-s0: failed rank 1 was killed by SIGKILL"
