@@ -201,7 +201,20 @@ def test_each_repetition_is_a_unit_and_the_refresh_is_reported() -> None:
     found = module.results()
     assert found["time/amortised_ms"] == pytest.approx(found["time/refresh_ms"] / 5000)
     assert 0 < found["exact/weight_error"] < 1e-8
-    assert "times" in module.state_dict()
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["state_dict"]) == {"times", "loss_sum"}
+
+
+def test_a_repetition_ends_with_its_budget_but_not_before_three_steps(monkeypatch) -> None:
+    module = LitSpeed(
+        layer=lambda **k: FactoredHead(**k, loss=ZLoss()), D=50, d=4, batch=5, steps=8, rounds=3, budget=1.0
+    )
+    taken = []
+    monkeypatch.setattr(module, "timed", lambda r, position, optimizer: (taken.append(position), 0.9)[1])
+    module.play(torch.arange(1))
+    assert taken == [8, 0, 1, 2]  # a warm-up step, then three
+    assert module.times[0] == 900
 
 
 def test_a_timed_step_really_trains() -> None:
