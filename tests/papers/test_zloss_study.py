@@ -13,10 +13,12 @@ from torch.testing import assert_close
 from lossatlas.claims import load_card
 from lossatlas.data import Data, Split
 from lossatlas.papers.zloss import SphericalSoftmax, TaylorSoftmax, ZLoss
+from lossatlas.papers.zloss.figure import figure
 from lossatlas.papers.zloss.heads import AdaptiveHead, DenseHead, FactoredHead, SampledHead
 from lossatlas.papers.zloss.speed import LitSpeed, exactness, resident_mb, zipf
 from lossatlas.papers.zloss.words import LitPlain, LitWords, WordContext, rank
 from lossatlas.paths import experiments_dir
+from lossatlas.records import Record, tidy
 
 D, d, N = 60, 8, 32
 h = torch.randn(N, d, generator=torch.Generator().manual_seed(0))
@@ -247,3 +249,23 @@ def test_the_card_loads_and_has_the_sheets_six_claims() -> None:
     ]  # fmt: skip
     check: Any = card.claims[4].parts[0].check
     assert math.isclose(check.limit, 40)
+
+
+def test_the_figure_has_a_panel_per_vocabulary_and_one_of_times() -> None:
+    curve = {"error_curve": [0.9, 0.6, 0.5], "words": 480}
+    made = [
+        Record("zloss_words", "zloss", arm, seed, condition={"size": size}, metrics={"test/top1": 0.1}, extras=curve)
+        for arm in ("zloss", "log_softmax") for seed in (0, 1) for size in ("small", "large")
+    ]  # fmt: skip
+    made += [
+        Record("zloss_speed", "zloss", "zloss_fast", 0, condition={"D": D}, metrics={"memory/layer_mb": 1.0},
+               units=[{"unit": r, "metrics": {"time/step_ms": 5.0 + r}} for r in range(3)])
+        for D in ("1000", "1000000")
+    ]  # fmt: skip
+    fig = figure(tidy(made))
+    left, middle, right = fig.axes
+    assert (left.get_title(), middle.get_title()) == ("next word, D = 480 words",) * 2
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["zloss (n = 2)", "log_softmax (n = 2)"]
+    assert left.lines[0].get_ydata().tolist() == [0.9, 0.6, 0.5]
+    assert right.get_xscale() == right.get_yscale() == "log"
+    assert len(figure(tidy(made[:4])).axes) == 3
