@@ -88,14 +88,23 @@ def of_experiment(name: str) -> list[str]:
     for entry in config.get("defaults") or []:
         for key, value in entry.items() if isinstance(entry, dict) else [(entry, None)]:
             group = str(key).removeprefix("override ").removeprefix("optional ").strip("/").split("@")[0]
-            if group == "data" and value in known():
-                found.append(value)
+            if group == "data" and value:
+                found += of_data(str(value))
             elif group == "experiment" and value:
                 found += of_experiment(value)
             elif group.startswith("experiment/") and value is None:
                 found += of_experiment(group.removeprefix("experiment/"))
     swept = {v.strip() for text in grid_values(config, "data") for v in text.split(",")}
     return found + [n for n in known() if n in swept]
+
+
+def of_data(name: str) -> list[str]:
+    """The data set of a conf/data file: itself, or those it is made of (`defaults: [kjv@corpus]`)."""
+    if name in known():
+        return [name]
+    path = conf_dir() / "data" / f"{name}.yaml"
+    made_of = (read_yaml(path).get("defaults") or []) if path.is_file() else []
+    return [n for n in (str(entry).split("@")[0] for entry in made_of) if n in known()]
 
 
 def grid_values(node: Any, key: str) -> Iterator[str]:
@@ -114,8 +123,14 @@ def fetch_one(name: str, args: argparse.Namespace) -> str:
     from lossatlas.data.loading import fetch, make_spec
 
     node = read_yaml(conf_dir() / "data" / f"{name}.yaml")
+    place = make_place(args.root, args.mirrors)
+    if "books" in node:
+        from lossatlas.data.text import declaration, fetch_text
+
+        text, source = fetch_text(**declaration(node), place=place, refresh=args.refresh)
+        return f"{len(text)} verses ({source})"
     spec = make_spec(node["name"], node["classes"], node["shape"], node.get("sha256"), node.get("labels"))
-    table, source = fetch(spec, node["sources"], make_place(args.root, args.mirrors), args.refresh)
+    table, source = fetch(spec, node["sources"], place, args.refresh)
     return f"{len(table.y)} rows ({source})"
 
 

@@ -178,8 +178,13 @@ def test_load_function():
 
 def test_card_with_all_fields():
     figures = [{"table": "Table 1", "what": "top-1", "values": {"ce": 0.61, "aldr_kl": "0.7 (0.1)"}}]
+    example = {"code": "x = 1", "run": "experiment=e arm=a", "same": {"test/a": "x"}}
     found = card(
-        claim(BETTER), figures=figures, usage="x = 1", failures="slow", notes=["n"], citation="c", idea="i"
+        claim(BETTER), figures=figures, example=example, failures="slow", notes=["n"], citation="c", idea="i"
     )
+    assert found.example is not None
+    assert (found.example.unit, found.example.same) == (None, {"test/a": "x"})
+    with pytest.raises(UserError, match=r"example\.same"):
+        card(claim(BETTER), example={**example, "same": {}})
     assert found.figures[0].values == {"ce": 0.61, "aldr_kl": "0.7 (0.1)"}
     assert (found.failures, found.notes) == (["slow"], ["n"])

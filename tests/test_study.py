@@ -46,8 +46,9 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def test_finish_writes_four_files(tmp_path):
+    example = {"code": "x = loss(f, y)", "run": "experiment=e arm=a", "same": {"test/a": "x"}, "unit": 0}
     known = card(
-        claim(BETTER, "robust"), usage="loss(f, y)", failures=["at u90"], notes=["smaller"], idea="An idea."
+        claim(BETTER, "robust"), example=example, failures=["at u90"], notes=["smaller"], idea="An idea."
     )
     verdicts = study.finish(some_runs(), known, tmp_path / "s")
     assert [v.verdict for v in verdicts] == ["reproduced"]
@@ -70,7 +71,8 @@ def test_finish_writes_four_files(tmp_path):
     for part in (
         "# A paper", "A, B. ICML 2023.", "An idea.", "**robust**: so it is", "| **reproduced** |",
         "python -m run -m experiment=exp", "0.595 ± 0.021 (1 failed)", "n = 4 to 5", "- at u90", "- smaller",
-        "## Use it alone\n\n```python\nloss(f, y)\n```", "29 done, 1 failed; 60 s in all", "cpu (2 threads)", "`abc`",
+        "## Use it alone\n\n```python\nx = loss(f, y)\n```", "`python -m run experiment=e arm=a`", "`x` (repetition 0)",
+        "29 done, 1 failed; 60 s in all", "cpu (2 threads)", "`abc`",
         "torch 2.10",
     ):  # fmt: skip
         assert part in text, part

@@ -58,50 +58,73 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
 
 def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     """Builds, trains, tests and records; the caller holds the folder's lock."""
-    import torch
-
-    threads = cfg.trainer.threads or (1 if job.parallel else None)
-    if threads:
-        torch.set_num_threads(threads)
-    reset_peak_memory()
-    start = time.perf_counter()
+    start = prepare(cfg, job)
     module, trainer, checkpoints = build(cfg, job, quiet)
     status, error, metrics = "done", None, {}
     (job.folder / "error.txt").unlink(missing_ok=True)
     try:
         metrics = train(trainer, module, checkpoints, job.folder)
     except Exception as problem:
-        status, error = _status(problem), f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+        status, error = failure(problem)
         (job.folder / "error.txt").write_text(traceback.format_exc())
     if trainer.global_rank != 0:
         return Outcome(status, error or "")
-    commit, dirty = code_version()
-    record = records.Record(
-        experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
-        scale=cfg.scale, status=status, error=error, metrics=metrics, units=module.unit_metrics() if metrics else [],
-        extras=module.extras() if metrics else {}, curves=_curves(trainer, job.folder),
+    record = make_record(
+        cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
+        extras=module.extras() if metrics else {}, curves=write_curves(_history(trainer), job.folder),
         seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
-        device=_device_name(trainer), commit=commit, dirty=dirty, versions=package_versions(),
-        config=job.config, config_hash=job.config_hash,
+        device=_device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
     if status == "interrupted":
         raise KeyboardInterrupt
-    line = f"{_headline(metrics)} ({record.seconds:.1f} s)" if status == "done" else str(error)
-    return Outcome(status, line, _report(cfg, job, record), _objective(cfg, metrics))
+    return outcome_of(cfg, job, record)
 
 
 def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
-    """The LitModule, the Trainer and the checkpoint callback of a config.
+    """The LitModule, the Trainer and the checkpoint callback of a run.
 
     Raises:
         UserError: a part refuses its arguments, or the device is not there.
     """
-    import numpy as np
-    import pytorch_lightning as pl
+    module = build_module(cfg, job)
+    return module, *build_trainer(cfg, job.folder, job.name, quiet)
+
+
+def prepare(cfg: DictConfig, job: Job) -> float:
+    """Threads, peak memory and clock of a run that begins; returns its start on time.perf_counter."""
     import torch
 
-    from lossatlas import callbacks as cb
+    threads = cfg.trainer.threads or (1 if job.parallel else None)
+    if threads:
+        torch.set_num_threads(threads)
+    reset_peak_memory()
+    return time.perf_counter()
+
+
+def make_record(
+    cfg: DictConfig, job: Job, status: str, error: str | None, metrics: dict, **measured: Any
+) -> records.Record:
+    """The record of a run, with what identifies it and the code and packages it was run with."""
+    commit, dirty = code_version()
+    return records.Record(
+        experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
+        scale=cfg.scale, status=status, error=error, metrics=metrics, commit=commit, dirty=dirty,
+        versions=package_versions(), config=job.config, config_hash=job.config_hash, **measured,
+    )  # fmt: skip
+
+
+def outcome_of(cfg: DictConfig, job: Job, record: records.Record) -> Outcome:
+    """What is said of a run that has just ended."""
+    done = record.status == "done"
+    line = f"{_headline(record.metrics)} ({record.seconds:.1f} s)" if done else str(record.error)
+    return Outcome(record.status, line, _report(cfg, job, record), _objective(cfg, record.metrics))
+
+
+def build_module(cfg: DictConfig, job: Job) -> Any:
+    """The LitModule of a config, after seeding: a replica of a stack is built exactly as a run of its own."""
+    import numpy as np
+    import torch
 
     silence()
     _require_device(cfg.trainer.accelerator, cfg.trainer.devices)
@@ -121,21 +144,30 @@ def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
         module.net = _compiled(module.net)
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)))
+    return module
+
+
+def build_trainer(cfg: DictConfig, folder: Path, name: str, quiet: bool) -> tuple[Any, Any]:
+    """The Trainer of a config and its checkpoint callback (None where switched off), writing into `folder`."""
+    import pytorch_lightning as pl
+
+    from lossatlas import callbacks as cb
+
     keep = cfg.callbacks.checkpoint
-    checkpoints = cb.Checkpoints(job.folder, **keep) if keep else None
+    checkpoints = cb.Checkpoints(folder, **keep) if keep else None
     extra: list[pl.Callback] = [cb.History()]
     extra += [checkpoints] if checkpoints else []
     if cfg.callbacks.progress and not quiet:
-        extra.append(cb.Progress(job.name.rsplit("-", 1)[0]))
+        extra.append(cb.Progress(name.rsplit("-", 1)[0]))
     t = cfg.trainer
     trainer = pl.Trainer(
         accelerator=t.accelerator, devices=t.devices, strategy=t.strategy, precision=t.precision,
         max_epochs=cfg.epochs, check_val_every_n_epoch=cfg.eval_every, num_sanity_val_steps=0,
         logger=[make(node, f"logger.{name}") for name, node in cfg.logger.items()] or False, callbacks=extra,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        log_every_n_steps=1, use_distributed_sampler=False, default_root_dir=job.folder, **cfg.trainer_args,
+        log_every_n_steps=1, use_distributed_sampler=False, default_root_dir=folder, **cfg.trainer_args,
     )  # fmt: skip
-    return module, trainer, checkpoints
+    return trainer, checkpoints
 
 
 def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str, float]:
@@ -187,6 +219,7 @@ def silence() -> None:
     unwanted = (
         "does not have many workers", "Experiment logs directory", "no `val_dataloader`", "_dataloader` returned",
         "LeafSpec", "isinstance.treespec", "in eval mode", "litlogger", "Total length of `list`", "sync_dist=True",
+        "will run with no optimizer",
     )  # fmt: skip
     for text in unwanted:
         warnings.filterwarnings("ignore", f".*{text}.*")
@@ -196,11 +229,13 @@ def _keep(status: str, rerun: Any) -> bool:
     return rerun is not True and (status == "done" or (status in FINISHED and rerun != "failed"))
 
 
-def _status(problem: Exception) -> str:
+def failure(problem: Exception) -> tuple[str, str]:
+    """The status of a run that ended by this exception, and the error line of its record."""
     from lossatlas.callbacks import Interrupted
     from lossatlas.lit import Diverged
 
-    return {Interrupted: "interrupted", Diverged: "diverged"}.get(type(problem), "failed")
+    status = {Interrupted: "interrupted", Diverged: "diverged"}.get(type(problem), "failed")
+    return status, f"{type(problem).__name__}: {' '.join(str(problem).split())}"
 
 
 def _require_device(accelerator: str, devices: int) -> None:
@@ -259,11 +294,11 @@ def _history(trainer: Any) -> list[dict[str, float]]:
     return next(c.rows for c in trainer.callbacks if isinstance(c, History))
 
 
-def _curves(trainer: Any, folder: Path) -> str | None:
+def write_curves(rows: list[dict[str, float]], folder: Path) -> str | None:
+    """The epoch-wise metrics as curves.csv; None where there are none."""
     import csv
     import io
 
-    rows = _history(trainer)
     if not rows:
         return None
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -299,7 +334,7 @@ def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = Fals
     rows = [
         f"  {name:<28} {value:.6g}" for name, value in sorted(record.metrics.items()) if value is not None
     ]
-    title = f"{job.experiment}: {cfg.arm}, " + ", ".join(f"{k}={v}" for k, v in job.condition.items())
+    title = ", ".join([f"{job.experiment}: {cfg.arm}", *(f"{k}={v}" for k, v in job.condition.items())])
     return "\n".join(
         [
             f"{title}, seed {cfg.seed}"

@@ -15,7 +15,7 @@ from lossatlas.data.sources import KINDS
 from lossatlas.paths import CHECKOUT, conf_dir
 
 FILES = sorted((conf_dir() / "data").glob("*.yaml"))
-NAMES = [f.stem for f in FILES if "sources" in OmegaConf.load(f)]
+NAMES = [f.stem for f in FILES if "classes" in OmegaConf.load(f)]  # tables; texts are in test_text.py
 SHARED = Path(os.environ.get("LOSSATLAS_TEST_MIRROR", CHECKOUT.parent / "shared" / "data"))
 
 
@@ -155,6 +155,8 @@ def conf(script, tmp_path: Path, monkeypatch) -> Path:
     (conf / "experiment" / "paper" / "a.yaml").write_text(
         "defaults:\n  - /experiment/a\n  - override /data: gone\n"
     )
+    (conf / "data" / "made.yaml").write_text("defaults: [toy@corpus]\n")
+    (conf / "experiment" / "c.yaml").write_text("defaults:\n  - override /data: made\n")
     (conf / "experiment" / "b.yaml").write_text("hydra: {sweeper: {params: {data: 'gone,toy'}}}\n")
     monkeypatch.setattr(script, "conf_dir", lambda: conf)
     return tmp_path / "root"
@@ -176,6 +178,7 @@ def test_script_reads_the_sets_of_experiments(script, conf: Path) -> None:
     assert names("--experiment", "a") == ["toy"]
     assert names("--experiment", "paper/a") == ["toy", "gone"]
     assert names("--experiment", "b") == ["gone", "toy"]
+    assert names("--experiment", "c") == ["toy"]
     assert names("--all") == ["gone", "toy"]
 
 

@@ -312,7 +312,9 @@ def test_probabilities_keep_rare_digits_and_are_clipped_only_where_negative():
     P = path.class_probabilities(
         torch.tensor([0.0, 40.0, 41.0]).double(), torch.zeros(3, 1).double(), torch.ones(1, 1).double()
     )
-    exact = torch.tensor([0.5, 0.5 - math.exp(-40), math.exp(-40) - math.exp(-41), math.exp(-41)]).double()
+    exact = torch.tensor(
+        [0.5, 0.5 - math.exp(-40), math.exp(-40) - math.exp(-41), math.exp(-41)], dtype=torch.float64
+    )
     assert_close(P[0], exact, atol=0, rtol=1e-12)
     clipped, which = path.clip_probabilities(torch.tensor([[0.5, -0.5, 1.0], [0.2, 0.3, 0.5]]))
     assert_close(clipped, torch.tensor([[1 / 3, 0.0, 2 / 3], [0.2, 0.3, 0.5]]))

@@ -56,6 +56,24 @@ class PaperFigure(Strict):
     values: dict[Name, Number | str] = Field(default_factory=dict)
 
 
+class Example(Strict):
+    """A few lines of Python that use the paper's method without the runner, and a run that gives the same numbers.
+
+    Args:
+        code: Python, complete as it stands; tests/test_room_examples.py executes it.
+        run: what is typed after `python -m run` for the same numbers, as words of a command line.
+        same: metric of that run's record to the variable of `code` that equals it.
+        unit: the repetition whose metrics are compared; without it the run's own.
+        rtol: relative tolerance; sums may be taken in another order.
+    """
+
+    code: str
+    run: str
+    same: Annotated[dict[str, str], Field(min_length=1)]
+    unit: int | None = None
+    rtol: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+
+
 class Card(Strict):
     """One paper: citation, its own figures, its claims, and what the generated README says besides."""
 
@@ -70,7 +88,7 @@ class Card(Strict):
     figure: str | None = None
     figures: list[PaperFigure] = Field(default_factory=list)
     metrics: list[str] = Field(default_factory=list)
-    usage: str = ""
+    example: Example | None = None
     failures: Annotated[list[str], BeforeValidator(as_list)] = Field(default_factory=list)
     notes: Annotated[list[str], BeforeValidator(as_list)] = Field(default_factory=list)
     claims: Annotated[list[Claim], Field(min_length=1)]

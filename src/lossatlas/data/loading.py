@@ -9,20 +9,12 @@ import torch
 from torch import Tensor
 
 from lossatlas.data.augment import make_augment
-from lossatlas.data.cache import (
-    Place,
-    cache_path,
-    first_line,
-    make_place,
-    read_cache,
-    say,
-    writable,
-    write_cache,
-)
+from lossatlas.data.cache import Place, cache_path, make_place, read_cache, write_cache
 from lossatlas.data.core import Data, Split
 from lossatlas.data.fake import fake_table
+from lossatlas.data.fetching import check_kinds, fetch_once, first_that_works
 from lossatlas.data.noise import check_noise, noisy_labels
-from lossatlas.data.sources import KINDS, label
+from lossatlas.data.sources import KINDS
 from lossatlas.data.table import Spec, Table, canonical, check_spec, check_table, digest
 from lossatlas.errors import UserError
 from lossatlas.seeding import stream
@@ -118,70 +110,27 @@ def fetch(
     Raises:
         UserError: no source worked, or the data folder cannot be written.
     """
-    for entry in sources:
-        if entry.get("kind") not in KINDS:
-            raise UserError(
-                f"{spec.name}: a source's kind must be one of {', '.join(KINDS)}, got {entry.get('kind')!r}"
-            )
+    check_kinds(spec.name, sources, list(KINDS))
+
+    def attempt(entry: Mapping[str, Any]) -> Table:
+        table = KINDS[entry["kind"]](entry, spec, place)
+        check_table(table, spec)
+        table = canonical(table)
+        if spec.sha256 and (found := digest(table)) != spec.sha256:
+            raise ValueError(f"its rows have sha256 {found[:12]}.. instead of {spec.sha256[:12]}..")
+        return table
+
     if sources and all(entry["kind"] == "formula" for entry in sources):
-        return _first_that_works(
-            spec, sources, place, ""
-        )  # generated faster than read, and its arguments may change
-    held, damage = _cached(spec, place, refresh)
-    if held:
-        return held
-    from filelock import FileLock
-
-    with writable(place.root):
-        lock = FileLock(place.root / f".{spec.name}.lock")
-        lock.acquire()
-    try:
-        held, damage = _cached(spec, place, refresh)  # another process may have fetched it meanwhile
-        if held:
-            return held
-        if damage:
-            say(f"{spec.name}: {damage}; fetching it again")
-        table, source = _first_that_works(spec, sources, place, damage)
-        write_cache(table, source, spec, place)
-    finally:
-        lock.release()
-    say(f"{spec.name}: {len(table.y)} rows from {source}, kept in {cache_path(spec, place)}")
-    return table, source
-
-
-def _cached(spec: Spec, place: Place, refresh: bool) -> tuple[tuple[Table, str] | None, str]:
-    if refresh:
-        return None, ""
-    try:
-        return read_cache(spec, place), ""
-    except ValueError as error:
-        return None, f"the cache {cache_path(spec, place)} is damaged ({first_line(error)})"
-
-
-def _first_that_works(
-    spec: Spec, sources: Sequence[Mapping[str, Any]], place: Place, damage: str
-) -> tuple[Table, str]:
-    failures = []
-    for position, entry in enumerate(sources):
-        try:
-            table = KINDS[entry["kind"]](entry, spec, place)
-            check_table(table, spec)
-            table = canonical(table)
-            if spec.sha256 and (found := digest(table)) != spec.sha256:
-                raise ValueError(f"its rows have sha256 {found[:12]}.. instead of {spec.sha256[:12]}..")
-            return table, label(entry)
-        except UserError:
-            raise
-        except Exception as error:  # libraries raise anything here; the reason is kept
-            reason = f"no key {error} in its entry" if isinstance(error, KeyError) else first_line(error)
-            failures.append(f"{label(entry)} ({reason})")
-            following = f", trying {label(sources[position + 1])}" if position + 1 < len(sources) else ""
-            say(f"{spec.name}: {failures[-1]} failed{following}")
-    told = f"{damage}, delete it; " if damage else ""
-    tried = "; ".join(failures) or "its conf/data file names none"
-    raise UserError(
-        f"{spec.name}: {told}no source worked: {tried}. On a machine that reaches one: "
-        f"python scripts/fetch_data.py {spec.name}"
+        # generated faster than read, and its arguments may change
+        return first_that_works(spec.name, sources, attempt)
+    return fetch_once(
+        spec.name,
+        cache_path(spec, place),
+        read=lambda: read_cache(spec, place),
+        fresh=lambda damage: first_that_works(spec.name, sources, attempt, damage),
+        write=lambda table, source: write_cache(table, source, spec, place),
+        rows=lambda table: f"{len(table.y)} rows",
+        refresh=refresh,
     )
 
 

@@ -33,12 +33,17 @@ def from_installed(entry: Entry, spec: Spec, place: Place) -> Table:
     """Files already on the machine (`path`, `files`, `format`) or a library's own set (`function`)."""
     if "function" in entry:
         return from_function(entry, spec, place)
+    return _parse(installed_files(entry), entry, spec)
+
+
+def installed_files(entry: Entry) -> dict[str, bytes]:
+    """The declared `files` below `path`, verified."""
     folder = Path(entry["path"])
     if not folder.is_dir():
         raise SourceError(f"{folder} does not exist")
-    return _parse(
-        {n: verify((folder / n).read_bytes(), _sums(s), n) for n, s in entry["files"].items()}, entry, spec
-    )
+    if missing := [n for n in entry["files"] if not (folder / n).is_file()]:
+        raise SourceError(f"{folder} holds no {missing[0]}")
+    return _read(folder, entry)
 
 
 def from_function(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -54,7 +59,7 @@ def from_files(entry: Entry, spec: Spec, place: Place) -> Table:
     for folder in (place.root, *place.mirrors):
         if all((folder / n).is_file() for n in entry["files"]):
             return _parse(_read(folder, entry), entry, spec)
-    raise SourceError(f"{', '.join(entry['files'])} not in {_folders(place)}")
+    raise SourceError(f"{', '.join(entry['files'])} not in {folders(place)}")
 
 
 def from_mirror(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -68,7 +73,7 @@ def from_mirror(entry: Entry, spec: Spec, place: Place) -> Table:
             tables = {s: [parquet.read_table(f) for f in files] for s, files in found.items() if files}
             columns = {s: _stack([t.to_pydict() for t in ts]) for s, ts in tables.items()}
             return _from_columns(columns, entry, spec)
-    raise SourceError(f"{entry['path']} not in {_folders(place)}")
+    raise SourceError(f"{entry['path']} not in {folders(place)}")
 
 
 def from_hub(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -139,9 +144,23 @@ def from_wheel(entry: Entry, spec: Spec, place: Place) -> Table:
 
 def from_deb(entry: Entry, spec: Spec, place: Place) -> Table:
     """Files inside a Debian package: apt-get download and dpkg-deb, no root needed, nothing installed."""
+    return _parse(deb_files(entry), entry, spec)
+
+
+def deb_files(entry: Entry) -> dict[str, bytes]:
+    """The declared `files` below `path` of a Debian package, verified."""
     files = fetch_deb(entry["package"], [f"{entry['path'].strip('/')}/{n}" for n in entry["files"]])
     named = {name.rsplit("/", 1)[-1]: data for name, data in files.items()}
-    return _parse({n: verify(named[n], _sums(s), n) for n, s in entry["files"].items()}, entry, spec)
+    return {n: verify(named[n], _sums(s), n) for n, s in entry["files"].items()}
+
+
+def mirror_file(entry: Entry, place: Place) -> dict[str, bytes]:
+    """The one file `path` of a mirror or the data folder, under its last name."""
+    path = inside(entry["path"])
+    for folder in (*place.mirrors, place.root):
+        if (folder / path).is_file():
+            return {path.name: (folder / path).read_bytes()}
+    raise SourceError(f"{path} not in {folders(place)}")
 
 
 def from_url(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -216,7 +235,8 @@ def _sums(value: Any) -> dict[str, str | None]:
     return dict(value) if isinstance(value, Mapping) else {"sha256": value}
 
 
-def _folders(place: Place) -> str:
+def folders(place: Place) -> str:
+    """Where files were looked for, for messages."""
     names = [str(p) for p in (place.root, *place.mirrors)]
     return ", ".join(names) + (
         "" if place.mirrors else " (no mirror is set: LOSSATLAS_MIRRORS or data_mirrors)"

@@ -107,9 +107,16 @@ def _card(card: Card) -> list[str]:
         parts += ["## In the paper", _markdown(["where", "what", "value"], rows)]
     for head, lines in (("## Where it fails", card.failures), ("## What differs", card.notes)):
         parts += [head, "\n".join(f"- {line}" for line in lines)] if lines else []
-    if card.usage:
-        parts += ["## Use it alone", _code(card.usage.strip(), "python")]
-    return parts
+    return parts + _example(card)
+
+
+def _example(card: Card) -> list[str]:
+    if card.example is None:
+        return []
+    told = " and ".join(f"`{name}` of the record is `{here}`" for name, here in card.example.same.items())
+    unit = "" if card.example.unit is None else f" (repetition {card.example.unit})"
+    same = f"The same by the runner, and tested: `python -m run {card.example.run}`; {told}{unit}."
+    return ["## Use it alone", _code(card.example.code.strip(), "python"), same]
 
 
 def _how(facts: Facts) -> str:

@@ -10,7 +10,6 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from lossatlas.papers.ldr.scores import checked, differences, log_p_label
 
@@ -173,7 +172,9 @@ class MSE(nn.Module):
 
     def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         p = torch.softmax(checked(f, y), dim=1)
-        return (one_hot(y, f.shape[1]) - p).square().sum(dim=1)
+        label = y[:, None]
+        # in place on a copy: an integer (n, K) of one_hot would cost twice the scores' memory
+        return p.scatter_add(1, label, p.new_tensor(-1.0).expand(len(y), 1)).square().sum(dim=1)
 
 
 class SCE(nn.Module):
