@@ -133,10 +133,12 @@ def dense(learner: NeuralLearner, theta: torch.Tensor, x: torch.Tensor, e: torch
 
 
 def theta_of(learner: NeuralLearner) -> torch.Tensor:
-    return torch.cat([learner.W1[0].flatten(), learner.w2[0]])
+    return torch.cat([learner.weights[0].flatten(), learner.w2[0]])
 
 
-def ensemble(learner: NeuralLearner, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor, signs) -> torch.Tensor:
+def ensemble(
+    learner: NeuralLearner, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor, signs
+) -> torch.Tensor:
     """Mean over draws and samples of eq. 2."""
     values = []
     for e in signs:
@@ -276,6 +278,7 @@ def test_decaying_steps():
 
 def test_scores_of_1e4_stay_finite():
     learner = tiny("kl", S=0)
+    walk(learner, 1)  # at theta_0 everything is 0
     learner.w2.mul_(1e4)
     yhat = learner.predict(torch.ones(1, 4).double())
     assert yhat.isfinite().all()
@@ -363,8 +366,14 @@ def test_every_row_comes_once_before_any_comes_twice():
 REFUSED = [
     (lambda: tiny("kl").predict(torch.ones(1, 5).double()), "contexts must be 4 wide, got 5"),
     (lambda: RidgeLearner(2, 3).predict(torch.ones(1, 2).double()), "contexts must be 3 wide, got 2"),
-    (lambda: Bandit(torch.ones(2, 3), torch.tensor([[0.0, 1.5], [0.0, 1.0]])), r"losses must lie in \[0, 1\], got 1.5"),
-    (lambda: Bandit(torch.ones(2, 3), torch.tensor([[0.0, math.nan]] * 2)), r"losses must lie in \[0, 1\], got nan"),
+    (
+        lambda: Bandit(torch.ones(2, 3), torch.tensor([[0.0, 1.5], [0.0, 1.0]])),
+        r"losses must lie in \[0, 1\], got 1.5",
+    ),
+    (
+        lambda: Bandit(torch.ones(2, 3), torch.tensor([[0.0, math.nan]] * 2)),
+        r"losses must lie in \[0, 1\], got nan",
+    ),
     (lambda: Bandit(torch.ones(2, 3), torch.ones(3, 2)), "of the same n expected"),
     (lambda: Bandit(torch.ones(2, 3), torch.ones(2, 1)), "K >= 2 arms"),
     (lambda: tiny("hinge"), "loss must be squared or kl, got 'hinge'"),
@@ -373,8 +382,14 @@ REFUSED = [
     (lambda: NeuralLearner(K=1, d=4, seed=0, loss="kl", eta=1.0), "K >= 2 arms"),
     (lambda: RidgeLearner(2, 3, ridge=-1.0), "needs ridge > 0"),
     (lambda: LitNeuCB(None), "needs a classified data set"),
-    (lambda: LitNeuCB(Bandit(torch.eye(2), torch.eye(2)), knob=-1.0), r"fast needs gamma in \[0, inf\), got gamma=-1"),
-    (lambda: LitNeuCB(Bandit(torch.eye(2), torch.eye(2)), rule="epsilon", knob=1.5), r"eps in \[0, 1\], got eps=1.5"),
+    (
+        lambda: LitNeuCB(Bandit(torch.eye(2), torch.eye(2)), knob=-1.0),
+        r"fast needs gamma in \[0, inf\), got gamma=-1",
+    ),
+    (
+        lambda: LitNeuCB(Bandit(torch.eye(2), torch.eye(2)), rule="epsilon", knob=1.5),
+        r"eps in \[0, 1\], got eps=1.5",
+    ),
     (lambda: LitNeuCB(Bandit(torch.eye(2), torch.eye(2)), rule="ucb", knob=0.1), "give it a NeuralLearner"),
 ]
 

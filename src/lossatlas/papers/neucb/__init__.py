@@ -6,7 +6,8 @@ Symbols  K arms, contexts x_a, losses y in [0, 1], theta the weights (theta_0 at
 Eq. 1    f~(theta; x, e) = f(theta; x) + c_p sum_j (theta_j - theta_0j) e_j / m^(1/4), signs e^1..e^S fixed for the run
 Eq. 2    loss (1/S) sum_s l(f~_s, y), l = (1/2 + f~ - y)^2 / 2 (squared) or -y log s(f~) - (1-y) log(1 - s(f~)) (kl)
 Eq. 3    theta <- projection onto |theta - theta_0| <= rho of theta - eta grad, on the chosen arm's loss alone
-Eq. 4    NeuSquareCB: p_a = 1 / (K + gamma (yhat_a - yhat_b)); NeuFastCB: p_a = yhat_b / (K yhat_b + gamma (yhat_a - yhat_b))
+Eq. 4    with gap_a = yhat_a - yhat_b, b the best arm, which gets the rest of the probability:
+         p_a = 1 / (K + gamma gap_a) (NeuSquareCB), p_a = yhat_b / (K yhat_b + gamma gap_a) (NeuFastCB)
 Limits   gamma = 0 or equal predictions: uniform; gamma -> infinity: greedy; mean of f~ over all signs = f.
 Differs  f is the network minus itself at initialisation; constant steps and rho = infinity by default (1/t by
          `decay`); neural_ucb and neural_ts learn by the same single step a round, they do not re-train.

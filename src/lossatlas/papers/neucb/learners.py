@@ -141,6 +141,8 @@ class NeuralLearner(nn.Module):
         self._h = h.view(R, self.K, self.m)
         self._a = torch.relu(self._h)
         self._f = (self._a @ self.w2[:, :, None])[:, :, 0] / math.sqrt(self.m) - start
+        if int(self.t[0]) == 0:  # the difference is 0: its rounding error must not choose the first arm
+            self._f.zero_()
         if self.loss == "squared":
             return 0.5 + self._f + (self.shift.mean(dim=1, keepdim=True) if self.S else 0.0)
         if self.S:
@@ -203,14 +205,14 @@ class NeuralLearner(nn.Module):
         self.z.mul_(shrink[:, None])
 
     @property
-    def W1(self) -> Float[Tensor, "R K m d"]:
-        """The first layer's weights, V + sum_s b_s E_s."""
+    def weights(self) -> Float[Tensor, "R K m d"]:
+        """W1 = V + sum_s b_s E_s, the first layer."""
         along = self.b[:, None] @ self.e[:, :, : -self.m]
         return self.V + along.view_as(self.V)
 
     def moved(self) -> Float[Tensor, "R p"]:
         """theta - theta_0, first the blocks of W1, then w2: what z and the projection speak of."""
-        return torch.cat([(self.W1 - self.W1_0).flatten(1), self.w2 - self.w2_0], dim=1)
+        return torch.cat([(self.weights - self.W1_0).flatten(1), self.w2 - self.w2_0], dim=1)
 
 
 class Confidence(nn.Module):
@@ -228,7 +230,8 @@ class Confidence(nn.Module):
 
     def __init__(self, learner: NeuralLearner) -> None:
         super().__init__()
-        self.register_buffer("inv1", torch.ones_like(learner.V))  # 1 / Z, kept inverted: it is read every round
+        # 1 / Z, kept inverted: it is read every round
+        self.register_buffer("inv1", torch.ones_like(learner.V))
         self.register_buffer("inv2", torch.ones_like(learner.w2))
         self.inv1: Tensor
         self.inv2: Tensor

@@ -45,8 +45,6 @@ class LitNeuCB(LitModule):
         ValueError: an argument out of range, losses outside [0, 1], fewer than 2 arms.
     """
 
-    can_stack = property(lambda self: True)  # its own `stack`
-
     def __init__(
         self,
         data: Data | Bandit | None,
@@ -66,7 +64,7 @@ class LitNeuCB(LitModule):
         check_knob(rule, knob)
         bandit = data if isinstance(data, Bandit) else from_classes(data, pool)
         (n, d), K = bandit.x.shape, bandit.losses.shape[1]
-        self.learner = None if learner is None else learner(K=K, d=d, seed=self.seed)
+        self.learner: Any = None if learner is None else learner(K=K, d=d, seed=self.seed)
         self.rule = rule
         self.confidence = None
         if rule in ("ucb", "ts"):
@@ -116,11 +114,12 @@ class LitNeuCB(LitModule):
         for i, t in enumerate(rounds.tolist()):
             now = None if prepared is None else (prepared[0][:, i], prepared[1][:, i])
             yhat = self._predict(x[:, i], now, table.shape[2])
-            width = self.confidence.widths(self.learner) if self.confidence is not None else None
+            learner: Any = self.learner
+            width = self.confidence.widths(learner) if self.confidence is not None else None
             normal = self.normal[:, t] if self.rule == "ts" else None
             arm = choose(self.rule, yhat, self.knob, self.uniform[:, t], width, normal)
             if self.confidence is not None:
-                self.confidence.observe(self.learner, arm)
+                self.confidence.observe(learner, arm)
             y = table[:, i][rows, arm]  # all that the learner gets to see
             chosen.append(yhat[rows, arm])
             arms.append(arm)
@@ -142,24 +141,31 @@ class LitNeuCB(LitModule):
         return x.new_full((len(x), K), 0.5) if self.learner is None else self.learner.predict(x, prepared)
 
     # ---------------------------------------------------------------- replicas
+    @property
+    def can_stack(self) -> bool:
+        """Its rounds are vectorised over replicas: `stack`."""
+        return True
+
     @classmethod
-    def stack(cls, modules: Sequence[Self], *_: Any) -> Self:
-        """One module whose replicas are those of `modules`, in order; they share data, arm and T.
+    def stack(cls, replicas: Sequence[Self], scalars: Any = None, random_states: Any = None) -> Self:
+        """One module whose replicas are the single ones, in order; they share data, arm and T.
 
         Step size, knob and the learner's other numbers stand in buffers, so they may differ.
 
         Raises:
             ValueError: modules of different data, rule, learner or number of rounds.
         """
-        whole = copy.deepcopy(modules[0])
-        held = [dict(module.named_buffers()) for module in modules]
-        for module, other in zip(modules, held, strict=True):
+        whole = copy.deepcopy(replicas[0])
+        held = [dict(module.named_buffers()) for module in replicas]
+        for module, other in zip(replicas, held, strict=True):
             same = module.rule == whole.rule and [(k, v.shape[1:]) for k, v in other.items()] == [
                 (k, v.shape[1:]) for k, v in held[0].items()
             ]
             same = same and getattr(module.learner, "loss", "") == getattr(whole.learner, "loss", "")
             if not same or not all(torch.equal(other[k], held[0][k]) for k in ("contexts", "table")):
-                raise ValueError("stacked runs need the same data, rule, learner and rounds: stack them apart")
+                raise ValueError(
+                    "stacked runs need the same data, rule, learner and rounds: stack them apart"
+                )
         for name in held[0]:
             if name not in SHARED:
                 path, _, leaf = name.rpartition(".")
@@ -187,7 +193,9 @@ class LitNeuCB(LitModule):
     def results(self) -> dict[str, float]:
         """Metrics of the run, the mean over its replicas."""
         each = [self.replica(i)["metrics"] for i in range(len(self.knob))]
-        return {name: math.fsum(m[name] for m in each if m) / sum(map(bool, each)) for name in max(each, key=len)}
+        return {
+            name: math.fsum(m[name] for m in each if m) / sum(map(bool, each)) for name in max(each, key=len)
+        }
 
     def extras(self) -> dict[str, Any]:
         """The regret curve at log-spaced rounds, of the first replica."""

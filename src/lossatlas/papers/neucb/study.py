@@ -47,7 +47,9 @@ def figure(records: "DataFrame") -> "Figure":
     names = list(dict.fromkeys(records["data"]))
     arms = [arm for arm in METHODS if arm in set(records["arm"])]
     styles = palette(arms)
-    fig, axes = plt.subplots(1, len(names), figsize=(5.2 * len(names) + 2.2, 4.6), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(
+        1, len(names), figsize=(5.2 * len(names) + 2.2, 4.6), layout="constrained", squeeze=False
+    )
     for ax, name in zip(axes[0], names, strict=True):
         for k, arm in enumerate(arms):
             rows = records[(records["data"] == name) & (records["arm"] == arm)]
@@ -56,7 +58,11 @@ def figure(records: "DataFrame") -> "Figure":
                 continue
             x, y = np.array(curves[0]["t"]), np.array([curve["regret"] for curve in curves])
             mean = y.mean(axis=0)
-            half = student.ppf(0.975, max(len(y) - 1, 1)) * y.std(axis=0, ddof=min(1, len(y) - 1)) / np.sqrt(len(y))
+            half = (
+                student.ppf(0.975, max(len(y) - 1, 1))
+                * y.std(axis=0, ddof=min(1, len(y) - 1))
+                / np.sqrt(len(y))
+            )
             shown, colour = x >= 20, styles[arm]["color"]
             line = "--" if k >= 7 else "-"
             width = 2.4 if arm in ("neu_fast_cb", "neu_square_cb") else 1.2
