@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lossatlas.papers.ldr.scores import checked, differences, log_p_label
 
 
-def generalised_ce(log_p: Float[Tensor, " n"], q: float) -> Float[Tensor, " n"]:
+def generalised_ce(log_p: Float[Tensor, " n"], q: float | Tensor) -> Float[Tensor, " n"]:
     """(1 - p^q) / q: cross-entropy as q -> 0, 1 - p at q = 1."""
     return -torch.expm1(q * log_p) / q
 
@@ -26,6 +26,8 @@ class CS(nn.Module):
         >>> CS(c=1.0)(torch.tensor([[2.0, 1.5, 0.0]]), torch.tensor([0]))
         tensor([0.5000])
     """
+
+    stacked_scalars = ("c",)  # tensors do, so replicas may differ in them
 
     def __init__(self, c: float = 1.0) -> None:
         super().__init__()
@@ -44,6 +46,8 @@ class WW(nn.Module):
         >>> WW(c=1.0)(torch.tensor([[2.0, 1.5, 3.0, 0.0]]), torch.tensor([0]))  # (0.5 + 2) / 4
         tensor([0.6250])
     """
+
+    stacked_scalars = ("c",)  # tensors do, so replicas may differ in them
 
     def __init__(self, c: float = 1.0) -> None:
         super().__init__()
@@ -66,6 +70,8 @@ class GCE(nn.Module):
         >>> GCE(q=1.0)(torch.zeros(1, 4), torch.tensor([2]))
         tensor([0.7500])
     """
+
+    stacked_scalars = ("q",)  # tensors do, so replicas may differ in them
 
     def __init__(self, q: float = 0.7, k_t: float | None = None) -> None:
         super().__init__()
@@ -102,6 +108,8 @@ class TGCE(nn.Module):
 
     indexed = True
     weight_i: Tensor
+
+    stacked_scalars = ("q",)  # tensors do, so replicas may differ in them
 
     def __init__(self, q: float = 0.7, k_t: float = 0.5, warm_up: float = 0.4, n: int | None = None) -> None:
         super().__init__()
@@ -189,6 +197,8 @@ class SCE(nn.Module):
         tensor([3.])
     """
 
+    stacked_scalars = ("b",)  # tensors do, so replicas may differ in them
+
     def __init__(self, b: float = 0.5, A: float = 4.0) -> None:
         super().__init__()
         if not (0 <= b <= 1 and 0 < A < math.inf):
@@ -207,6 +217,8 @@ class RLL(nn.Module):
         >>> RLL(c=1.0)(torch.tensor([[0.0, 1e4]]), torch.tensor([0]))  # p = (0, 1): -log 1 + log 2
         tensor([0.6931])
     """
+
+    stacked_scalars = ("c",)  # tensors do, so replicas may differ in them
 
     def __init__(self, c: float = 1.0) -> None:
         super().__init__()

@@ -113,6 +113,8 @@ class NCEPlus(nn.Module):
         tensor([3.5000])
     """
 
+    stacked_scalars = ("w",)  # tensors do, so replicas may differ in them
+
     def __init__(self, other: nn.Module, w: float = 5.0) -> None:
         super().__init__()
         if not isinstance(other, nn.Module):

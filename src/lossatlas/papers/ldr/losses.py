@@ -16,7 +16,7 @@ def soft_maximum(
     f: Float[Tensor, "n K"],
     y: Int[Tensor, " n"],
     c: float,
-    lambda_: Float[Tensor, "n 1"] | float,
+    lambda_: Float[Tensor, "n 1"] | Float[Tensor, ""] | float,
     r: Float[Tensor, "n 1"] | float = 1.0,
 ) -> Float[Tensor, " n"]:
     """lambda log( (1/K) sum_k exp(d_k / lambda) ), d of the head for scores f r: from mean_k d_k to max_k d_k.
@@ -55,6 +55,8 @@ class LDRKL(nn.Module):
         >>> LDRKL(lambda_=2.0, c=0.0)(torch.zeros(1, 3), torch.tensor([0]))  # equal scores cost nothing
         tensor([0.])
     """
+
+    stacked_scalars = ("lambda_",)  # tensors do, so replicas may differ in them
 
     def __init__(self, lambda_: float = 1.0, c: float = 0.1, normalise: str = "none") -> None:
         super().__init__()
@@ -102,6 +104,7 @@ class ALDRKL(nn.Module):
     """
 
     indexed = True
+    stacked_scalars = ("lambda0",)
     lambda_i: Tensor
 
     def __init__(

@@ -33,7 +33,7 @@ def log_p_label(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, 
     return log_softmax(checked(f, y), dim=1).gather(1, y[:, None]).squeeze(1)
 
 
-def differences(f: Float[Tensor, "n K"], y: Int[Tensor, " n"], c: float) -> Float[Tensor, "n K"]:
+def differences(f: Float[Tensor, "n K"], y: Int[Tensor, " n"], c: float | Tensor) -> Float[Tensor, "n K"]:
     """Margin-augmented score differences d_k = f_k - f_y + c 1[k != y]; d_y is exactly 0.
 
     Example:
