@@ -230,3 +230,33 @@ def test_paper_scale_steps_at_smoke(cli, outputs):
     answer = cli("experiment=paper/neucb_datasets", "scale=smoke", "data=plants", "callbacks.progress=false")
     assert answer.code == 0, answer.err
     assert len(list(outputs.glob("paper/neucb_datasets/smoke/*/record.json"))) == 1
+
+
+def test_launcher_stacks_seeds_and_settings(cli, outputs, monkeypatch):
+    words = [
+        "experiment=neucb_datasets",
+        "scale=smoke",
+        "data=mushroom",
+        "seed=0,1",
+        "knob=10,1000",
+        "step=0.3,1.0",
+    ]
+    made = []
+    monkeypatch.setattr(
+        LitNeuCB, "stack", classmethod(lambda cls, r, *a, f=LitNeuCB.stack: made.append(len(r)) or f(r))
+    )
+    answer = cli("-m", *words, "arm=neu_fast_cb", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1")
+    assert answer.code == 0, answer.err
+    assert made == [8]
+    stacked = {
+        path.parent.name: json.loads(path.read_text())
+        for path in outputs.glob("neucb_datasets/smoke/*/record.json")
+    }
+    answer = cli("-m", *words, "arm=neu_fast_cb", "rerun=true")
+    assert answer.code == 0, answer.err
+    for path in outputs.glob("neucb_datasets/smoke/*/record.json"):
+        alone = json.loads(path.read_text())
+        assert stacked[path.parent.name]["extras"] == alone["extras"]
+        for name in ("test/regret", "test/slope", "test/regression"):
+            assert stacked[path.parent.name]["metrics"][name] == pytest.approx(alone["metrics"][name])
+    assert len(stacked) == 8

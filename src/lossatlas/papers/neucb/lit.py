@@ -45,6 +45,9 @@ class LitNeuCB(LitModule):
         ValueError: an argument out of range, losses outside [0, 1], fewer than 2 arms.
     """
 
+    # numbers of a replica's own, all in buffers: runs that differ in them are stacked as well
+    stacked_scalars = ("knob", "learner.eta", "learner.c_p", "learner.rho", "learner.decay", "learner.ridge")
+
     def __init__(
         self,
         data: Data | Bandit | None,
