@@ -1,7 +1,8 @@
 """Chooses tuned values from the runs of `-m experiment=NAME +grid=tune` and writes the tuning table.
 
 For every arm and condition the run with the highest val/top1 wins (noisy validation fold, seeds 100 to 999;
-the first in the grid's order at a tie), or with --lowest the one with the lowest mean. Prints YAML for the experiment's `tuned:` and writes tuning.csv.
+the first in the grid's order at a tie), or, with --lowest, the one whose --metric has the lowest mean over seeds.
+Prints YAML for the experiment's `tuned:` and writes tuning.csv.
 
 Usage: python scripts/tuned.py NAME [--outputs outputs] [--scale laptop] [--condition noise] [--keys lr theta]
 """
