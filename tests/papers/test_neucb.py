@@ -333,7 +333,7 @@ def test_ridge_is_scikit_learns_after_every_round():
         learner.update(arms[t : t + 1], y[t : t + 1])
     dense_x = block_contexts(x, 2)[torch.arange(30), arms]
     fit = Ridge(alpha=0.7, fit_intercept=False).fit(dense_x.numpy(), y.numpy() - 0.5)
-    assert_close(learner.w[0].flatten(), torch.from_numpy(fit.coef_), atol=1e-10, rtol=0)
+    assert_close(learner.w2[0].flatten(), torch.from_numpy(fit.coef_), atol=1e-10, rtol=0)
 
 
 # --- contexts, losses, refused input

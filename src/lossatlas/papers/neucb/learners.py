@@ -50,6 +50,20 @@ class NeuralLearner(nn.Module):
         True
     """
 
+    V: Tensor
+    b: Tensor
+    w2: Tensor
+    W1_0: Tensor
+    w2_0: Tensor
+    e: Tensor
+    gram: Tensor
+    z: Tensor
+    t: Tensor
+    eta: Tensor
+    c_p: Tensor
+    rho: Tensor
+    decay: Tensor
+
     def __init__(
         self,
         K: int,
@@ -79,34 +93,29 @@ class NeuralLearner(nn.Module):
         kind = getattr(torch, dtype)
         for name, value in {"eta": eta, "c_p": c_p, "rho": rho, "decay": decay}.items():
             self.register_buffer(name, torch.tensor([value], dtype=kind))
+        for name, value in self._state(seed, kind).items():
+            # drawn from the seed, so that a checkpoint need not hold what never changes
+            self.register_buffer(name, value, persistent=name not in ("W1_0", "w2_0", "e", "gram"))
+
+    def _state(self, seed: int, kind: torch.dtype) -> dict[str, Tensor]:
+        """Weights, signs and sums of one replica."""
+        K, d, m, S = self.K, self.d, self.m, self.S
         init, signs = stream(seed, "neucb/init"), stream(seed, "neucb/perturbation")
         # drawn in float64 whatever the dtype, so that float32 starts at the rounded float64 network
         W1 = torch.randn(1, K, m, d, generator=init, dtype=torch.float64) * math.sqrt(2)
         w2 = torch.randn(1, m, generator=init, dtype=torch.float64)
-        self.register_buffer("V", W1.to(kind))
-        self.register_buffer("b", torch.zeros(1, S, dtype=kind))
-        self.register_buffer("w2", w2.to(kind))
-        self.register_buffer("W1_0", W1.to(kind, copy=True), persistent=False)  # the seed gives it back
-        self.register_buffer("w2_0", w2.to(kind, copy=True), persistent=False)
-        p = K * m * d + m
-        e = torch.randint(2, (1, S, p), generator=signs, dtype=torch.int8) * 2 - 1
-        self.register_buffer("e", e.to(kind), persistent=False)
-        self.register_buffer("gram", self.e @ self.e.mT, persistent=False)
-        self.register_buffer("z", torch.zeros(1, S, dtype=kind))  # sum_j (theta_j - theta_0j) e_j, S numbers
-        self.register_buffer("t", torch.zeros(1, dtype=torch.int64))
-        self.V: Tensor
-        self.b: Tensor
-        self.w2: Tensor
-        self.W1_0: Tensor
-        self.w2_0: Tensor
-        self.e: Tensor
-        self.gram: Tensor
-        self.z: Tensor
-        self.t: Tensor
-        self.eta: Tensor
-        self.c_p: Tensor
-        self.rho: Tensor
-        self.decay: Tensor
+        e = (torch.randint(2, (1, S, K * m * d + m), generator=signs, dtype=torch.int8) * 2 - 1).to(kind)
+        return {
+            "V": W1.to(kind),
+            "b": torch.zeros(1, S, dtype=kind),
+            "w2": w2.to(kind),
+            "W1_0": W1.to(kind, copy=True),
+            "w2_0": w2.to(kind, copy=True),
+            "e": e,
+            "gram": e @ e.mT,
+            "z": torch.zeros(1, S, dtype=kind),  # sum_j (theta_j - theta_0j) e_j, S numbers
+            "t": torch.zeros(1, dtype=torch.int64),
+        }
 
     def prepare(self, x: Float[Tensor, "R n d"]) -> Prepared:
         """What n contexts of every replica need once: the network at initialisation and the products E x.

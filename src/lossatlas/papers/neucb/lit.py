@@ -45,6 +45,18 @@ class LitNeuCB(LitModule):
         ValueError: an argument out of range, losses outside [0, 1], fewer than 2 arms.
     """
 
+    contexts: Tensor
+    table: Tensor
+    replica_seed: Tensor
+    knob: Tensor
+    order: Tensor
+    uniform: Tensor
+    normal: Tensor
+    regrets: Tensor
+    uniform_regret: Tensor
+    regression: Tensor
+    diverged: Tensor
+
     # numbers of a replica's own, all in buffers: runs that differ in them are stacked as well
     stacked_scalars = ("knob", "learner.eta", "learner.c_p", "learner.rho", "learner.decay", "learner.ridge")
 
@@ -67,44 +79,35 @@ class LitNeuCB(LitModule):
         check_knob(rule, knob)
         bandit = data if isinstance(data, Bandit) else from_classes(data, pool)
         (n, d), K = bandit.x.shape, bandit.losses.shape[1]
-        self.learner: Any = None if learner is None else learner(K=K, d=d, seed=self.seed)
         self.rule = rule
-        self.confidence = None
-        if rule in ("ucb", "ts"):
-            if not isinstance(self.learner, NeuralLearner):
-                raise ValueError(f"rule={rule} measures a network's gradients: give it a NeuralLearner")
-            self.confidence = Confidence(self.learner)
+        self.learner: Any = None if learner is None else learner(K=K, d=d, seed=self.seed)
         if rule == "fast" and getattr(self.learner, "loss", "kl") != "kl":
             raise ValueError("rule=fast needs predicted losses >= 0: give its learner loss=kl")
-        choices, posterior = stream(self.seed, "neucb/choices"), stream(self.seed, "neucb/posterior")
-        sizes = (1, rounds, K) if rule == "ts" else (1, 0, K)
-        kind = getattr(self.learner, "w", getattr(self.learner, "w2", torch.zeros(0, dtype=torch.float64)))
-        buffers = {
-            "replica_seed": torch.tensor([self.seed]),
-            "knob": torch.tensor([knob], dtype=kind.dtype),
-            "order": visiting_order(n, rounds, self.seed)[None],
-            "uniform": torch.rand(1, rounds, generator=choices, dtype=torch.float64).to(kind.dtype),
-            "normal": torch.randn(sizes, generator=posterior, dtype=torch.float64).to(kind.dtype),
-            "regrets": torch.zeros(1, rounds, dtype=torch.float64),  # of each round
-            "uniform_regret": torch.zeros(1, dtype=torch.float64),
-            "regression": torch.zeros(1, dtype=torch.float64),
-            "diverged": torch.zeros(1, dtype=torch.bool),
-        }
-        for name, value in buffers.items():
+        if rule in ("ucb", "ts") and not isinstance(self.learner, NeuralLearner):
+            raise ValueError(f"rule={rule} measures a network's gradients: give it a NeuralLearner")
+        self.confidence = Confidence(self.learner) if rule in ("ucb", "ts") else None
+        for name, value in self._state(n, K, knob).items():
             self.register_buffer(name, value)
         self.register_buffer("contexts", bandit.x, persistent=False)
         self.register_buffer("table", bandit.losses, persistent=False)
-        self.contexts: Tensor
-        self.table: Tensor
-        self.replica_seed: Tensor
-        self.knob: Tensor
-        self.order: Tensor
-        self.uniform: Tensor
-        self.normal: Tensor
-        self.regrets: Tensor
-        self.uniform_regret: Tensor
-        self.regression: Tensor
-        self.diverged: Tensor
+
+    def _state(self, n: int, K: int, knob: float) -> dict[str, Tensor]:
+        """Everything a replica has of its own besides its learner, its draws for all rounds included."""
+        T, double = self.rounds, torch.float64
+        kind = double if self.learner is None else self.learner.w2.dtype
+        choices, posterior = stream(self.seed, "neucb/choices"), stream(self.seed, "neucb/posterior")
+        sizes = (1, T if self.rule == "ts" else 0, K)
+        return {
+            "replica_seed": torch.tensor([self.seed]),
+            "knob": torch.tensor([knob], dtype=kind),
+            "order": visiting_order(n, T, self.seed)[None],
+            "uniform": torch.rand(1, T, generator=choices, dtype=double).to(kind),
+            "normal": torch.randn(sizes, generator=posterior, dtype=double).to(kind),
+            "regrets": torch.zeros(1, T, dtype=double),  # of each round
+            "uniform_regret": torch.zeros(1, dtype=double),
+            "regression": torch.zeros(1, dtype=double),
+            "diverged": torch.zeros(1, dtype=torch.bool),
+        }
 
     # ---------------------------------------------------------------- rounds
     @torch.no_grad()

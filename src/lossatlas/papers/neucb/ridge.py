@@ -32,15 +32,15 @@ class RidgeLearner(nn.Module):
         kind = getattr(torch, dtype)
         inverse = torch.eye(d, dtype=kind).div(ridge).expand(1, K, d, d).contiguous()
         self.register_buffer("inverse", inverse)
-        self.register_buffer("w", torch.zeros(1, K, d, dtype=kind))
+        self.register_buffer("w2", torch.zeros(1, K, d, dtype=kind))
         self.inverse: Tensor
-        self.w: Tensor
+        self.w2: Tensor  # the only layer there is
 
     def predict(self, x: Float[Tensor, "R d"], prepared: None = None) -> Float[Tensor, "R K"]:
         """1/2 + w_a . x for every arm."""
         check_width(x, self.d)
         self._x = x
-        self._yhat = 0.5 + (self.w @ x[:, :, None])[:, :, 0]
+        self._yhat = 0.5 + (self.w2 @ x[:, :, None])[:, :, 0]
         return self._yhat
 
     def update(self, arm: Int[Tensor, " R"], y: Float[Tensor, " R"]) -> Float[Tensor, " R"]:
@@ -51,7 +51,7 @@ class RidgeLearner(nn.Module):
         held = self.inverse[rows, arm]
         v = (held @ self._x[:, :, None])[:, :, 0]
         gain = v / (1 + (v * self._x).sum(dim=1, keepdim=True))
-        self.w[rows, arm] += gain * error[:, None]
+        self.w2[rows, arm] += gain * error[:, None]
         self.inverse[rows, arm] = held - gain[:, :, None] * v[:, None, :]
         return error.square() / 2
 
