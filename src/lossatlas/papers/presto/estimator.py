@@ -31,8 +31,8 @@ from lossatlas.papers.presto.path import (
 class Presto(ClassifierMixin, BaseEstimator):
     """Ordinal classifier with one slope vector per boundary, neighbours shrunk together (eq. 1 and 2).
 
-    Numbers as labels are ordered by value: the sorted distinct values are the classes, whatever they are, and the
-    rare end is the last; other labels need `classes`. Constant features get slope 0 and a warning; K = 2 is plain
+    Whole numbers as labels are ordered by value: the sorted distinct values are the classes, whatever they are, and
+    the rare end is the last; other labels need `classes`. Constant features get slope 0 and a warning; K = 2 is plain
     penalised logistic regression and says so. Two baselines of the paper are limits: proportional odds is
     ``Presto(lambda_=math.inf, penalise_first=False)``, squared differences ``Presto(penalty="l2")``.
 
