@@ -80,14 +80,13 @@ class LitModule(LightningModule):
     # ---------------------------------------------------------------- what a paper overrides
     @property
     def can_stack(self) -> bool:
-        """Whether replicas can be trained as one vectorised run (lossatlas.stacked): supervised, with this step.
+        """Whether replicas can be trained as one vectorised run (lossatlas.stacked).
 
-        A method whose `losses` are no pure function of parameters, buffers and mini-batch answers False.
+        By itself so for supervised methods that leave the step and the losses to this class. One with `losses` of its
+        own answers True where they are a pure function of parameters, buffers and mini-batch, random numbers left out.
         """
-        own = type(self)
-        same = all(
-            getattr(own, n) is getattr(LitModule, n) for n in ("step", "descend", "training_step", "play")
-        )
+        own, shared = type(self), ("step", "losses", "descend", "mini_batches", "training_step")
+        same = all(getattr(own, name) is getattr(LitModule, name) for name in shared)
         return same and self.data is not None and self.net is not None
 
     @classmethod
