@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lossatlas import records, runner
+from lossatlas import checkpoint, records, runner
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
 from lossatlas.stacked.group import scalars_of
@@ -54,6 +54,8 @@ def _together(pairs: Sequence[Pair], quiet: bool, measure: bool) -> list[runner.
     with ExitStack() as locks:
         for _, other in pairs:
             locks.enter_context(runner.locked(other.folder))
+        if any(runner.finished(*pair) for pair in pairs):  # by another process, meanwhile
+            return _alone(job, "another process has finished one of them")
         modules, states = zip(*(_built(*pair) for pair in pairs), strict=True)
         if not modules[0].can_stack:
             return _alone(job, f"{type(modules[0]).__name__} trains one replica at a time")
@@ -81,7 +83,7 @@ def _trained(
     cfg = cfg.copy()
     cfg.logger = {}  # the replicas' own loggers are filled at the end
     if cfg.rerun is True:
-        (folder / "last.ckpt").unlink(missing_ok=True)
+        checkpoint.forget(folder / "last.ckpt")
     name = f"{job.name.rsplit('-', 2)[0]} x{len(pairs)}"
     trainer, checkpoints = runner.build_trainer(cfg, folder, f"{name}-", quiet)
     status, error = "done", None
@@ -121,7 +123,7 @@ def _keep_model(stack: Stack, r: int, trainer: Any, folder: Path) -> None:
     state = {name: value.clone() for name, value in stack.replicas[r].state_dict().items()}
     part = folder / "last.part"
     torch.save({"state_dict": state, "epoch": trainer.current_epoch, "global_step": 0}, part)
-    part.replace(folder / "last.ckpt")
+    checkpoint.put(part, folder / "last.ckpt")
 
 
 def _fill_loggers(cfg: DictConfig, left: dict[str, Any]) -> None:
