@@ -1,6 +1,7 @@
 """One stacked run: R modules built as for R single runs, one Trainer, R records."""
 
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -105,9 +106,7 @@ def _trained(
     if status == "interrupted":
         raise KeyboardInterrupt
     if status == "done":
-        for path in folder.glob("*"):
-            path.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
     return outcomes
 
 
