@@ -81,25 +81,24 @@ class LitModule(LightningModule):
     # ---------------------------------------------------------------- what a paper overrides
     @property
     def can_stack(self) -> bool:
-        """Whether replicas can be trained as one vectorised run (lossatlas.stacked): supervised, with this step.
+        """Whether replicas can be trained as one vectorised run (lossatlas.stacked).
 
-        A method whose `losses` are no pure function of parameters, buffers and mini-batch answers False.
+        By itself so for supervised methods that leave the step and the losses to this class. One with `losses` of its
+        own answers True where they are a pure function of parameters, buffers and mini-batch, random numbers left out.
         """
-        own = type(self)
-        same = all(
-            getattr(own, n) is getattr(LitModule, n) for n in ("step", "descend", "training_step", "play")
-        )
+        own, shared = type(self), ("step", "losses", "descend", "mini_batches", "training_step")
+        same = all(getattr(own, name) is getattr(LitModule, name) for name in shared)
         return same and self.data is not None and self.net is not None
 
     @classmethod
-    def stack(cls, replicas: "list[Any]", scalars: dict[str, Tensor], random_states: list[Tensor]) -> Any:
+    def stack(cls, replicas: "list[Any]", scalars: dict[str, Tensor]) -> Any:
         """One module that trains all replicas; a method with rounds of its own may give its own.
 
         What comes back has `replica(r)`: error, metrics, rows, units and extras of one replica.
         """
         from lossatlas.stacked.stack import Stack
 
-        return Stack(replicas, scalars, random_states)
+        return Stack(replicas, scalars)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (b, K) of inputs (b, *shape)."""
@@ -139,6 +138,10 @@ class LitModule(LightningModule):
     def extras(self) -> dict[str, Any]:
         """Small JSON for the record, such as histograms."""
         return {}
+
+    def curve_rows(self) -> list[dict[str, float]]:
+        """Rows of curves.csv where its axis is not the epoch, such as rounds; empty: what was logged each epoch."""
+        return []
 
     # ---------------------------------------------------------------- optimisation
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -241,8 +244,9 @@ class LitModule(LightningModule):
         """The mini-batches of a chunk of training indices (m,)."""
         assert self.data is not None
         size = self.batch_size // self.trainer.world_size
-        chunk = self._gather(self.data.train, index, train=True)
-        return map(Batch._make, zip(*(part.split(size) for part in chunk), strict=True))
+        draws = self.data.draws(self.seed, self.current_epoch, index)
+        batches = self.data.batches(self.data.train, index.to(self.device), size, train=True, draws=draws)
+        return batches if self.dtype == torch.float32 else map(self._cast, batches)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and steps the schedule."""
@@ -320,9 +324,12 @@ class LitModule(LightningModule):
         return torch.cat(found)
 
     def _gather(self, split: Split, index: Tensor, train: bool) -> Batch:
-        """Rows of a split on the device, in the precision of the parameters (trainer.precision=64-true)."""
+        """Rows of a split on the device."""
         assert self.data is not None
-        batch = self.data.batch(split, index.to(self.device), train=train)
+        return self._cast(self.data.batch(split, index.to(self.device), train=train))
+
+    def _cast(self, batch: Batch) -> Batch:
+        """In the precision of the parameters (trainer.precision=64-true)."""
         return batch._replace(x=batch.x.to(self.dtype)) if batch.x.is_floating_point() else batch
 
     def _score(self, metrics: MetricCollection, split: Split, index: Tensor) -> None:

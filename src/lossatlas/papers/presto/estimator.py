@@ -102,8 +102,8 @@ class Presto(ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"constant features get slope 0: columns {np.flatnonzero(constant).tolist()}", stacklevel=2
             )
-        tensors = (torch.from_numpy(np.ascontiguousarray(t))[None] for t in (X, code))
-        path, choice = fit_batch(self, *tensors, torch.tensor([self.random_state]))
+        rows, codes = (torch.from_numpy(np.ascontiguousarray(t))[None] for t in (X, code))
+        path, choice = fit_batch(self, rows, codes, torch.tensor([self.random_state]))
         self.alpha_, self.psi_, self.beta_ = (t[0, 0].numpy() for t in (path.alpha, path.psi, path.beta))
         self.best_lambda_, self.kkt_, self.n_steps_ = map(float, (path.lambdas, path.kkt, path.steps))
         self.lambdas_, self.scores_ = (
