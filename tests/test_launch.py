@@ -39,7 +39,7 @@ def environment(**more):
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
-def torchrun(lines, outputs, timeout=400):
+def torchrun(lines, outputs, timeout=550):
     """`torchrun --nproc-per-node 2` on several command lines."""
     script = Path(__file__).with_name("rank_script.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -206,7 +206,7 @@ def test_no_rank_outlives_its_parent(tmp_path):
     until(lambda: len(ranks_of(tmp_path)) == 2)
     process.kill()
     process.communicate()
-    until(lambda: not processes(tmp_path), 60)
+    until(lambda: not processes(tmp_path), 200)
 
 
 def test_ctrl_c_lets_all_ranks_stop_at_one_chunk_and_the_run_goes_on_from_there(tmp_path):
