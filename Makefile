@@ -22,7 +22,7 @@ lint: $(STAMP)  ## ruff and pyright
 	$(PY) -m pyright
 
 study: $(STAMP)  ## the main comparison on all cores, with verdicts
-	$(PY) -m run -m experiment=ldr_noisy hydra/launcher=joblib
+	$(PY) -m run -m experiment=ldr_noisy hydra/launcher=stacked
 
 clean:  ## removes outputs and caches, not the environment
 	rm -rf outputs .pytest_cache .ruff_cache dist build

@@ -63,6 +63,11 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning keeps a validation's values until the next one; a row holds its own epoch's only."""
+        self._validated = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads what the epoch before logged, when every hook has logged."""
@@ -75,7 +80,11 @@ class History(Callback):
     def _read(self, trainer: pl.Trainer, epochs_done: int) -> None:
         if epochs_done == 0 or (self.rows and self.rows[-1]["epoch"] >= epochs_done):
             return
-        metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        fresh = {
+            n: v for n, v in trainer.logged_metrics.items() if self._validated or not n.startswith("val/")
+        }
+        metrics = {name: float(value) for name, value in fresh.items()}
+        self._validated = False
         if metrics:
             self.rows.append({"epoch": float(epochs_done), **metrics})
 

@@ -106,18 +106,28 @@ def job(cfg: DictConfig) -> float | None:
                 raise
             print(f"lossatlas: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would print lines of its own about an exception
-        _leave(sweep, {"folder": None, "status": "refused", "error": str(error)})
-        print(f"lossatlas: {error}", file=sys.stderr)
+        refuse(sweep, error)
         return None
     if sweep is not None:
-        _leave(sweep, {"folder": str(what.folder.resolve()), "status": outcome.status, "name": what.name})
-        _progress(sweep, what, outcome.status, outcome.line)
+        report(sweep, what, outcome.status, outcome.line)
     elif outcome.status in ("failed", "diverged"):
         print(f"lossatlas: {outcome.line}", file=sys.stderr)
         raise SystemExit(1)
     else:
         print(outcome.report)
     return outcome.objective
+
+
+def report(sweep: str, what: Job, status: str, line: str) -> None:
+    """Leaves a job's end in the sweep's folder and prints it."""
+    _leave(sweep, {"folder": str(what.folder.resolve()), "status": status, "name": what.name})
+    _progress(sweep, what, status, line)
+
+
+def refuse(sweep: str, error: Exception, name: str = "?") -> None:
+    """A job that cannot run as it was asked for."""
+    _leave(sweep, {"folder": None, "status": "refused", "error": str(error), "name": name})
+    print(f"lossatlas: {error}", file=sys.stderr)
 
 
 def _leave(sweep: str, entry: dict[str, Any]) -> None:

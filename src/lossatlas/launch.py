@@ -30,14 +30,14 @@ def processes(cfg: DictConfig, job: "Job") -> "Outcome":
         UserError: the batch size cannot be divided, or the devices are not there.
     """
     from lossatlas.errors import UserError
-    from lossatlas.runner import Outcome, _locked, _require_device
+    from lossatlas.runner import Outcome, _require_device, locked
 
     world = int(cfg.trainer.devices)
     if cfg.batch_size % world:
         raise UserError(f"batch_size={cfg.batch_size} over trainer.devices={world}: make it a multiple")
     _require_device(cfg.trainer.accelerator, world)
     cfg.run_dir = str(job.folder)
-    with _locked(job.folder):
+    with locked(job.folder):
         spec = job.folder / "job.json"
         plain = OmegaConf.to_container(cfg, resolve=True)
         spec.write_text(json.dumps({"cfg": plain, "job": {**asdict(job), "folder": str(job.folder)}}))

@@ -42,8 +42,6 @@ class LitModule(LightningModule):
         rounds: without data, how many rounds (trials, bags, problems, steps) an epoch has.
     """
 
-    can_stack = False  # whether replicas of this method can be trained as one vectorised run
-
     def __init__(
         self,
         data: Data | None,
@@ -80,6 +78,28 @@ class LitModule(LightningModule):
         self.loss_sum: Tensor
 
     # ---------------------------------------------------------------- what a paper overrides
+    @property
+    def can_stack(self) -> bool:
+        """Whether replicas can be trained as one vectorised run (lossatlas.stacked): supervised, with this step.
+
+        A method whose `losses` are no pure function of parameters, buffers and mini-batch answers False.
+        """
+        own = type(self)
+        same = all(
+            getattr(own, n) is getattr(LitModule, n) for n in ("step", "descend", "training_step", "play")
+        )
+        return same and self.data is not None and self.net is not None
+
+    @classmethod
+    def stack(cls, replicas: "list[Any]", scalars: dict[str, Tensor], random_states: list[Tensor]) -> Any:
+        """One module that trains all replicas; a method with rounds of its own may give its own.
+
+        What comes back has `replica(r)`: error, metrics, rows, units and extras of one replica.
+        """
+        from lossatlas.stacked.stack import Stack
+
+        return Stack(replicas, scalars, random_states)
+
     def forward(self, x: Tensor) -> Tensor:
         """Scores (b, K) of inputs (b, *shape)."""
         assert self.net is not None

@@ -41,19 +41,27 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         UserError: data, parts or devices that the config asks for are not to be had; nothing is written.
         KeyboardInterrupt: stopped by a signal, after checkpoint and record.
     """
-    found = records.read(job.folder / "record.json")
-    if found is not None and found.config_hash == job.config_hash and _keep(found.status, cfg.rerun):
-        other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
-        line = f"{_headline(found.metrics)} (kept{other}; rerun=true repeats it)"
-        return Outcome("skipped", line, _report(cfg, job, found, kept=True), _objective(cfg, found.metrics))
+    kept = finished(cfg, job)
+    if kept is not None:
+        return kept
     if cfg.trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
         from lossatlas import launch
 
         return launch.processes(cfg, job)
-    with _locked(job.folder):
+    with locked(job.folder):
         if cfg.rerun is True:
             (job.folder / "last.ckpt").unlink(missing_ok=True)
         return execute(cfg, job, quiet)
+
+
+def finished(cfg: DictConfig, job: Job) -> Outcome | None:
+    """The outcome of a run whose finished record need not be repeated, else None."""
+    found = records.read(job.folder / "record.json")
+    if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
+        return None
+    other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
+    line = f"{_headline(found.metrics)} (kept{other}; rerun=true repeats it)"
+    return Outcome("skipped", line, _report(cfg, job, found, kept=True), _objective(cfg, found.metrics))
 
 
 def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
@@ -73,7 +81,7 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {}, curves=write_curves(_history(trainer), job.folder),
         seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
-        device=_device_name(trainer),
+        device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
     if status == "interrupted":
@@ -261,7 +269,7 @@ def _compiled(net: Any) -> Any:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One process per run folder; the system drops the lock of a process that died."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -311,11 +319,19 @@ def write_curves(rows: list[dict[str, float]], folder: Path) -> str | None:
     return "curves.csv"
 
 
-def _device_name(trainer: Any) -> str:
+def checkpoint_callback(trainer: Any) -> Any:
+    """The run's Checkpoints, or None where they are switched off."""
+    from lossatlas.callbacks import Checkpoints
+
+    return next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)
+
+
+def device_name(trainer: Any) -> str:
+    """The device's name, with the number of processes where there are several."""
     import torch
 
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
 
 

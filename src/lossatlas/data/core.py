@@ -1,12 +1,17 @@
 """What a data set is once it is in memory: tensors, batched by indexing."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from lossatlas.data.augment import Augment
+from lossatlas.seeding import stream
+
+BLOCK = 2**22  # bytes of rows that are gathered at once: within a core's cache, many small mini-batches
 
 
 class Batch(NamedTuple):
@@ -49,7 +54,7 @@ class Data:
         classes: K, labels lie in [0, K).
         train, test, val: the splits; val only where a fold of the training rows was asked for.
         mean, std: (C,) of pixels in [0, 1], images only.
-        augment: takes and returns a raw uint8 batch (b, C, H, W); used on training batches.
+        augment: what is done to raw training images, or None.
         source: where the bytes came from, for the record.
     """
 
@@ -60,18 +65,45 @@ class Data:
     val: Split | None = None
     mean: Tensor | None = None
     std: Tensor | None = None
-    augment: Callable[[Tensor], Tensor] | None = None
+    augment: Augment | None = None
     source: str = ""
+    _drawn: dict[int, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.train.x.shape[1:])
 
-    def batch(self, split: Split | str, index: Int[Tensor, " b"], train: bool) -> Batch:
+    def draws(self, seed: int, epoch: int, index: Int[Tensor, " b"]) -> Float[Tensor, "b 3"] | None:
+        """What decides the augmentation of training samples in an epoch; None where there is none.
+
+        A function of (seed, epoch, sample) alone: batch and chunk size, number of processes, the point at which
+        a run was cut, and whatever else draws numbers change nothing. Each replica passes its own seed.
+
+        Args:
+            seed, epoch: >= 0.
+            index: positions in the training split.
+        """
+        if self.augment is None:
+            return None
+        if self._drawn.get(seed, (None,))[0] != epoch:  # one table per seed: 12 bytes a sample
+            table = self.augment.draw(len(self.train), stream(seed, f"augment/{epoch}"))
+            self._drawn[seed] = (epoch, table)
+        return self._drawn[seed][1][index.cpu()]
+
+    def batch(
+        self,
+        split: Split | str,
+        index: Int[Tensor, " b"],
+        train: bool,
+        draws: Float[Tensor, "b 3"] | None = None,
+    ) -> Batch:
         """Gather rows; images are augmented (train only), scaled to [0, 1] and normalised per channel.
 
         Augmentation comes before normalisation, so that padding is black as in the usual pipelines.
+
+        Args:
+            draws: of `self.draws`; without them the augmentation draws from torch's global generator.
 
         Shapes:
             index (b,) -> Batch of (b, *shape) float32, (b,) int64, (b,).
@@ -80,12 +112,31 @@ class Data:
             >>> data.batch("train", torch.arange(64), train=True).x.shape
         """
         rows: Split = getattr(self, split) if isinstance(split, str) else split
-        x = rows.x[index]
+        x = rows.x.index_select(0, index)  # copies whole rows; rows.x[index] goes pixel by pixel
         if train and self.augment is not None:
-            x = self.augment(x)
+            x = self.augment(x) if draws is None else self.augment.apply(x, draws)
         if x.dtype == torch.uint8:
             x = self._normalise(x)
         return Batch(x, rows.y[index], index)
+
+    def batches(
+        self,
+        split: Split | str,
+        index: Int[Tensor, " m"],
+        size: int,
+        train: bool,
+        draws: Float[Tensor, "m 3"] | None = None,
+    ) -> Iterator[Batch]:
+        """`batch` over parts of `size` samples, the same values; as many parts are gathered at once as fit BLOCK.
+
+        Small rows are bound by the calls, so many parts share one; images by memory, so parts stay in the cache.
+        """
+        row = 4 * self.train.x[0].numel()  # as float32
+        block = size * max(1, BLOCK // (row * size))
+        for start in range(0, len(index), block):
+            part = slice(start, start + block)
+            whole = self.batch(split, index[part], train, None if draws is None else draws[part])
+            yield from map(Batch._make, zip(*(column.split(size) for column in whole), strict=True))
 
     def to(self, device: torch.device | str) -> "Data":
         """Everything on `device`."""

@@ -42,7 +42,7 @@ def load(
     labels: Sequence[Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    augment: str = "none",
+    augment: str | Mapping[str, Any] = "none",
 ) -> Data:
     """A data set in memory; the first source that works is cached and used from then on.
 
@@ -63,7 +63,7 @@ def load(
         root: folder of caches; null means LOSSATLAS_DATA or ~/.cache/lossatlas.
         mirrors: folders in the hub's layout; empty means LOSSATLAS_MIRRORS.
         mean, std: per channel, of pixels in [0, 1].
-        augment: none or flip_crop.
+        augment: of training images: none, crop, flip, flip_crop, or {padding: pixels, flip: probability}.
 
     Raises:
         UserError: a wrong setting, or no source gave the declared rows.

@@ -10,12 +10,11 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from lossatlas.papers.ldr.scores import checked, differences, log_p_label
 
 
-def generalised_ce(log_p: Float[Tensor, " n"], q: float) -> Float[Tensor, " n"]:
+def generalised_ce(log_p: Float[Tensor, " n"], q: float | Tensor) -> Float[Tensor, " n"]:
     """(1 - p^q) / q: cross-entropy as q -> 0, 1 - p at q = 1."""
     return -torch.expm1(q * log_p) / q
 
@@ -27,6 +26,8 @@ class CS(nn.Module):
         >>> CS(c=1.0)(torch.tensor([[2.0, 1.5, 0.0]]), torch.tensor([0]))
         tensor([0.5000])
     """
+
+    stacked_scalars = ("c",)  # tensors do, so replicas may differ in them
 
     def __init__(self, c: float = 1.0) -> None:
         super().__init__()
@@ -45,6 +46,8 @@ class WW(nn.Module):
         >>> WW(c=1.0)(torch.tensor([[2.0, 1.5, 3.0, 0.0]]), torch.tensor([0]))  # (0.5 + 2) / 4
         tensor([0.6250])
     """
+
+    stacked_scalars = ("c",)  # tensors do, so replicas may differ in them
 
     def __init__(self, c: float = 1.0) -> None:
         super().__init__()
@@ -67,6 +70,8 @@ class GCE(nn.Module):
         >>> GCE(q=1.0)(torch.zeros(1, 4), torch.tensor([2]))
         tensor([0.7500])
     """
+
+    stacked_scalars = ("q",)  # tensors do, so replicas may differ in them
 
     def __init__(self, q: float = 0.7, k_t: float | None = None) -> None:
         super().__init__()
@@ -103,6 +108,8 @@ class TGCE(nn.Module):
 
     indexed = True
     weight_i: Tensor
+
+    stacked_scalars = ("q",)  # tensors do, so replicas may differ in them
 
     def __init__(self, q: float = 0.7, k_t: float = 0.5, warm_up: float = 0.4, n: int | None = None) -> None:
         super().__init__()
@@ -173,7 +180,9 @@ class MSE(nn.Module):
 
     def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         p = torch.softmax(checked(f, y), dim=1)
-        return (one_hot(y, f.shape[1]) - p).square().sum(dim=1)
+        label = y[:, None]
+        # in place on a copy: an integer (n, K) of one_hot would cost twice the scores' memory
+        return p.scatter_add(1, label, p.new_tensor(-1.0).expand(len(y), 1)).square().sum(dim=1)
 
 
 class SCE(nn.Module):
@@ -187,6 +196,8 @@ class SCE(nn.Module):
         >>> SCE(b=1.0, A=4.0)(torch.zeros(1, 4), torch.tensor([0]))
         tensor([3.])
     """
+
+    stacked_scalars = ("b",)  # tensors do, so replicas may differ in them
 
     def __init__(self, b: float = 0.5, A: float = 4.0) -> None:
         super().__init__()
@@ -206,6 +217,8 @@ class RLL(nn.Module):
         >>> RLL(c=1.0)(torch.tensor([[0.0, 1e4]]), torch.tensor([0]))  # p = (0, 1): -log 1 + log 2
         tensor([0.6931])
     """
+
+    stacked_scalars = ("c",)  # tensors do, so replicas may differ in them
 
     def __init__(self, c: float = 1.0) -> None:
         super().__init__()

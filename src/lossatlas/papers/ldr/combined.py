@@ -40,8 +40,12 @@ class RCE(nn.Module):
             raise ValueError(f"RCE needs finite A > 0, got {A=}")
         self.A = A
 
+    def of(self, log_p: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The loss in terms of log p_y."""
+        return -self.A * torch.expm1(log_p)
+
     def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        return -self.A * torch.expm1(log_p_label(f, y))
+        return self.of(log_p_label(f, y))
 
 
 class AGCE(nn.Module):
@@ -61,9 +65,13 @@ class AGCE(nn.Module):
             raise ValueError(f"AGCE needs finite a > 0 and q > 0, got {a=}, {q=}")
         self.a, self.q = a, q
 
-    def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        p_y = log_p_label(f, y).exp()
+    def of(self, log_p: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The loss in terms of log p_y."""
+        p_y = log_p.exp()
         return ((self.a + 1) ** self.q - (self.a + p_y) ** self.q) / self.q
+
+    def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        return self.of(log_p_label(f, y))
 
 
 class AUL(nn.Module):
@@ -84,9 +92,13 @@ class AUL(nn.Module):
             raise ValueError(f"AUL needs finite a > 1 and q > 0, got {a=}, {q=}")
         self.a, self.q = a, q
 
-    def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        p_y = log_p_label(f, y).exp()
+    def of(self, log_p: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The loss in terms of log p_y."""
+        p_y = log_p.exp()
         return ((self.a - p_y) ** self.q - (self.a - 1) ** self.q) / self.q
+
+    def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        return self.of(log_p_label(f, y))
 
 
 class NCEPlus(nn.Module):
@@ -101,6 +113,8 @@ class NCEPlus(nn.Module):
         tensor([3.5000])
     """
 
+    stacked_scalars = ("w",)  # tensors do, so replicas may differ in them
+
     def __init__(self, other: nn.Module, w: float = 5.0) -> None:
         super().__init__()
         if not isinstance(other, nn.Module):
@@ -110,4 +124,8 @@ class NCEPlus(nn.Module):
         self.nce, self.other, self.w = NCE(), other, w
 
     def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        return self.w * self.nce(f, y) + (10 - self.w) * self.other(f, y)
+        if not isinstance(self.other, RCE | AGCE | AUL):
+            return self.w * self.nce(f, y) + (10 - self.w) * self.other(f, y)
+        log_p = log_softmax(checked(f, y), dim=1)  # one softmax for both
+        log_p_y = log_p.gather(1, y[:, None]).squeeze(1)
+        return self.w * (log_p_y / log_p.sum(dim=1)) + (10 - self.w) * self.other.of(log_p_y)

@@ -5,22 +5,35 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax
 
-from lossatlas.papers.ldr.scores import NORMALISATIONS, checked, differences, normalised
+from lossatlas.papers.ldr.scores import NORMALISATIONS, checked, magnitude
 
 P_SMOOTHING = 1e-5  # the reference adds it to every p_k and renormalises before the KL of eq. 2
 
 
-def soft_maximum(d: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"] | float) -> Float[Tensor, " n"]:
-    """lambda log( (1/K) sum_k exp(d_k / lambda) ): between mean_k d_k and max_k d_k.
+def soft_maximum(
+    f: Float[Tensor, "n K"],
+    y: Int[Tensor, " n"],
+    c: float,
+    lambda_: Float[Tensor, "n 1"] | Float[Tensor, ""] | float,
+    r: Float[Tensor, "n 1"] | float = 1.0,
+) -> Float[Tensor, " n"]:
+    """lambda log( (1/K) sum_k exp(d_k / lambda) ), d of the head for scores f r: from mean_k d_k to max_k d_k.
+
+    Since d_y = 0, the sum is 1 / softmax(d / lambda)_y, and softmax does not see that f_y is taken off all
+    scores: d itself is never made, and one fused log-softmax stands for six passes over (n, K).
 
     Example:
-        >>> soft_maximum(torch.tensor([[0.0, 2.0]]), 1e-3)  # nearly max - lambda log K
+        >>> soft_maximum(torch.tensor([[1.0, 3.0]]), torch.tensor([0]), 0.0, 1e-3)  # nearly max - lambda log K
         tensor([1.9993])
     """
-    # logsumexp, because exp(d / lambda) overflows float32 from d = 89 lambda on
-    scale = lambda_[:, None] if isinstance(lambda_, Tensor) else lambda_
-    return lambda_ * (torch.logsumexp(d / scale, dim=1) - math.log(d.shape[1]))
+    factor, label = r / lambda_, y[:, None]
+    scaled = f * factor
+    scaled.scatter_add_(1, label, scaled.new_zeros(label.shape) - c / lambda_)  # c elsewhere is -c here
+    # log_softmax, because exp(d / lambda) overflows float32 from d = 89 lambda on
+    log_p = log_softmax(scaled, dim=1).gather(1, label)
+    return ((log_p + math.log(f.shape[1])) * -lambda_).squeeze(1)
 
 
 class LDRKL(nn.Module):
@@ -43,6 +56,8 @@ class LDRKL(nn.Module):
         tensor([0.])
     """
 
+    stacked_scalars = ("lambda_",)  # tensors do, so replicas may differ in them
+
     def __init__(self, lambda_: float = 1.0, c: float = 0.1, normalise: str = "none") -> None:
         super().__init__()
         if not (0 < lambda_ < math.inf and 0 <= c < math.inf):  # written so that NaN fails, too
@@ -52,8 +67,8 @@ class LDRKL(nn.Module):
         self.lambda_, self.c, self.normalise = lambda_, c, normalise
 
     def forward(self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        f = normalised(checked(f, y), self.normalise)
-        return soft_maximum(differences(f, y, self.c), self.lambda_)
+        g, r = magnitude(checked(f, y), self.normalise)
+        return soft_maximum(g, y, self.c, self.lambda_, r)
 
 
 class ALDRKL(nn.Module):
@@ -89,6 +104,7 @@ class ALDRKL(nn.Module):
     """
 
     indexed = True
+    stacked_scalars = ("lambda0",)
     lambda_i: Tensor
 
     def __init__(
@@ -121,39 +137,41 @@ class ALDRKL(nn.Module):
         self.lambda_i = self.lambda_i.new_full((n,), self.lambda0)
 
     @torch.no_grad()
-    def inner_step(self, f: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """lambda0 - lambda0 KL(p, 1/K) / (alpha log K) at p = softmax(f / lambda_), of normalised scores.
+    def inner_step(
+        self, f: Float[Tensor, "n K"], lambda_: Float[Tensor, " n"], r: Float[Tensor, "n 1"] | float = 1.0
+    ) -> Float[Tensor, " n"]:
+        """lambda0 - lambda0 KL(p, 1/K) / (alpha log K) at p = softmax(f r / lambda_), f r normalised scores.
 
         No margin: p is what the network predicts. A fixed point of this step at c = 0 is stationary in eq. 2.
         """
-        p = torch.softmax(f / lambda_[:, None], dim=1) + self.smoothing
-        p = p / p.sum(dim=1, keepdim=True)
+        p = torch.softmax(f * (r / lambda_[:, None]), dim=1).add_(self.smoothing)
+        p /= p.sum(dim=1, keepdim=True)
         log_k = math.log(f.shape[1])
-        kl = log_k + torch.xlogy(p, p).sum(dim=1)
+        kl = log_k - torch.special.entr(p).sum(dim=1)
         share = (kl / log_k).clamp(0.0, 1.0)  # rounding may leave [0, log K] by an ulp
         return self.lambda0 * (1 - share / self.alpha)
 
     def forward(
         self, f: Float[Tensor, "n K"], y: Int[Tensor, " n"], index: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, " n"]:
-        f = normalised(checked(f, y), self.normalise)
-        lambda_ = self._visit(f, index)
+        g, r = magnitude(checked(f, y), self.normalise)
+        lambda_ = self._visit(g, r, index)
         a = self.alpha * math.log(f.shape[1]) / self.lambda0
         penalty = a / 2 * (lambda_ - self.lambda0) ** 2  # no gradient, but the value is eq. 2's
-        return soft_maximum(differences(f, y, self.c), lambda_) - penalty
+        return soft_maximum(g, y, self.c, lambda_[:, None], r) - penalty
 
-    def _visit(self, f: Tensor, index: Tensor | None) -> Tensor:
+    def _visit(self, f: Tensor, r: Tensor | float, index: Tensor | None) -> Tensor:
         if index is None:
             if self.training:
                 raise ValueError(
                     "ALDRKL trains with index, the samples' positions in the training set, got None"
                 )
-            return self.inner_step(f, f.new_full((len(f),), self.lambda0))
+            return self.inner_step(f, f.new_full((len(f),), self.lambda0), r)
         if not len(self.lambda_i) or index.shape != f.shape[:1]:
             came = f"{len(self.lambda_i)} allocated, index {tuple(index.shape)}, f {tuple(f.shape)}"
             raise ValueError(f"ALDRKL needs allocate(n) before use and one index per sample, got {came}")
         lambda_ = self.lambda_i[index].to(f.dtype)
         if self.training:
-            lambda_ = self.inner_step(f, lambda_)
+            lambda_ = self.inner_step(f, lambda_, r)
             self.lambda_i[index] = lambda_.to(self.lambda_i.dtype)
         return lambda_

@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import log_softmax, normalize, softplus
+from torch.nn.functional import log_softmax, softplus
 
 NORMALISATIONS = ("none", "l1", "softplus_l1")
 L1_FLOOR = 1e-12  # the smallest ||f||_1 that is divided by: all-zero scores stay zero
@@ -33,32 +33,36 @@ def log_p_label(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, 
     return log_softmax(checked(f, y), dim=1).gather(1, y[:, None]).squeeze(1)
 
 
-def differences(f: Float[Tensor, "n K"], y: Int[Tensor, " n"], c: float) -> Float[Tensor, "n K"]:
+def differences(f: Float[Tensor, "n K"], y: Int[Tensor, " n"], c: float | Tensor) -> Float[Tensor, "n K"]:
     """Margin-augmented score differences d_k = f_k - f_y + c 1[k != y]; d_y is exactly 0.
 
     Example:
         >>> differences(torch.tensor([[2.0, 5.0, 1.0]]), torch.tensor([0]), c=0.5)
         tensor([[ 0.0000,  3.5000, -0.5000]])
     """
-    d = f - f.gather(1, y[:, None]) + c
-    return d.scatter(1, y[:, None], 0.0)  # the true class asks no margin of itself
+    d = f - (f.gather(1, y[:, None]) - c)  # one pass over (n, K), the rest happens in place
+    return d.scatter_(1, y[:, None], 0.0)  # the true class asks no margin of itself
 
 
-def normalised(f: Float[Tensor, "n K"], how: str) -> Float[Tensor, "n K"]:
-    """Scores scaled to mean magnitude 1 over the classes (eq. 3), which gives lambda and c a unit.
+def magnitude(f: Float[Tensor, "n K"], how: str) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n 1"] | float]:
+    """(g, r): the normalised scores of eq. 3 are g r, each sample of mean magnitude 1 over the classes.
 
-    The gradient flows through the norm, so under "l1" it is orthogonal to f: no step just inflates scores.
-    It grows as 1 / ||f||_1: do not start from a last layer of zeros.
+    That gives lambda and c a unit. The gradient flows through r, so under "l1" it is orthogonal to f: no step
+    just inflates scores. It grows as 1 / ||f||_1: do not start from a last layer of zeros. The product is
+    left to the caller, who divides by lambda in the same pass.
 
     Args:
         f: scores.
-        how: "none"; "l1", f / (||f||_1 / K); "softplus_l1", the same of softplus(f).
+        how: "none", r = 1; "l1", r = K / ||f||_1; "softplus_l1", the same of g = softplus(f).
 
     Example:
-        >>> normalised(torch.tensor([[3.0, -1.0]]), "l1")
-        tensor([[ 1.5000, -0.5000]])
+        >>> magnitude(torch.tensor([[3.0, -1.0]]), "l1")
+        (tensor([[ 3., -1.]]), tensor([[0.5000]]))
     """
     if how == "none":
-        return f
-    f = softplus(f) if how == "softplus_l1" else f
-    return f.shape[1] * normalize(f, p=1.0, dim=1, eps=L1_FLOOR)
+        return f, 1.0
+    if how == "softplus_l1":
+        f = sizes = softplus(f)  # not negative: the plain sum, with the cheaper gradient
+    else:
+        sizes = f.abs()
+    return f, f.shape[1] / sizes.sum(dim=1, keepdim=True).clamp_min(L1_FLOOR)

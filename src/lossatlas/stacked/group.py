@@ -1,0 +1,67 @@
+"""Which jobs of a sweep may share one vectorised run, read from their resolved configs alone (no torch)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lossatlas.jobs import Job
+
+# What a run reads; other top-level keys (lr, theta, ..) reach it only through these, by interpolation.
+READ = (
+    "paper", "arm", "data", "net", "loss", "optimizer", "schedule", "module", "seed", "epochs", "batch_size",
+    "eval_every", "trainer", "trainer_args", "fake", "limit", "scale",
+)  # fmt: skip
+RATE = "optimizer.lr"
+
+
+def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of every value that is no mapping."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, config
+
+
+def key_of(job: Job, scalars: Sequence[str] = ()) -> str:
+    """Equal for jobs that may be replicas of one run.
+
+    Left out: the seed wherever it stands, the learning rate, and `loss.<name>` for each name in `scalars`.
+    """
+    free = {RATE, *(f"loss.{name}" for name in scalars)}
+    seed = job.config["seed"]
+    kept = {name: job.config.get(name) for name in READ}
+    shown = {
+        path: "<seed>" if path.split(".")[-1] == "seed" and value == seed else value
+        for path, value in leaves(kept)
+        if path not in free
+    }
+    return json.dumps([job.experiment, shown], sort_keys=True, default=str)
+
+
+def scalars_of(loss: Any) -> tuple[str, ...]:
+    """The names of the arguments of a loss config's class that may differ between replicas."""
+    if not isinstance(loss, dict) or "_target_" not in loss:
+        return ()
+    from hydra.utils import get_class
+
+    return tuple(getattr(get_class(loss["_target_"]), "stacked_scalars", ()))
+
+
+def plan(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[int]]:
+    """Positions of the jobs, in groups of at most `size` that may be replicas of one run.
+
+    Groups are cut further where there would be fewer of them than workers.
+
+    Args:
+        jobs: of one sweep.
+        size: most replicas of one run, >= 1.
+        workers: processes that will share the groups, >= 1.
+    """
+    together: dict[str, list[int]] = {}
+    for position, job in enumerate(jobs):
+        together.setdefault(key_of(job, scalars_of(job.config.get("loss"))), []).append(position)
+    if len(together) < workers:
+        share = -(-len(jobs) // workers)
+        size = max(1, min(size, share))
+    return [group[at : at + size] for group in together.values() for at in range(0, len(group), size)]

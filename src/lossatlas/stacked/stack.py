@@ -1,0 +1,363 @@
+"""R replicas of one method as one LightningModule.
+
+Every replica is a LitModule of its own, built as for a run alone; its parameters and buffers are views into
+tensors with a leading axis R. Training is one vmap over the replicas per mini-batch; everything that happens
+once an epoch (curves, evaluation, a paper's own hooks) is done by the replicas themselves, one after another.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+from lossatlas.data import Batch
+from lossatlas.lit import LitModule
+from lossatlas.loader import Blocks, ChunkLoader
+from lossatlas.stacked.optim import LINEAR_IN_LR, clip_each, step_each
+
+
+class _MeanLoss(nn.Module):
+    """`losses(batch).mean()` as a forward, which is what functional_call calls."""
+
+    def __init__(self, lit: LitModule) -> None:
+        super().__init__()
+        self.lit = lit
+
+    def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        return self.lit.losses(Batch(x, y, index)).mean()
+
+
+class StackedLoader:
+    """The replicas' chunk loaders side by side.
+
+    Shapes:
+        yields (R, m) int64, row r the chunk of replica r.
+    """
+
+    def __init__(self, loaders: list[ChunkLoader]) -> None:
+        self.loaders = loaders
+        self.sampler = self  # Lightning calls set_epoch on a loader's sampler
+
+    def __len__(self) -> int:
+        return len(self.loaders[0])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(torch.stack, zip(*self.loaders, strict=True))
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose orders the next iteration has."""
+        for loader in self.loaders:
+            loader.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """All replicas stand at the same chunk."""
+        return self.loaders[0].state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration starts behind these chunks."""
+        for loader in self.loaders:
+            loader.load_state_dict(state)
+
+
+class Stack(LightningModule):
+    """Trains replicas of a method together; each ends as if it had been trained alone.
+
+    Args:
+        replicas: modules of one class, net and data shape; seeds, data and the scalars below may differ.
+        scalars: attributes of the loss that differ between replicas, name to (R,).
+        random_states: torch's global random state behind the building of each replica: augmentations draw
+            from it, replica by replica. None: the present state for all.
+
+    Raises:
+        ValueError: no replica, or a method that cannot be stacked.
+    """
+
+    def __init__(
+        self,
+        replicas: list[LitModule],
+        scalars: dict[str, Float[Tensor, " R"]] | None = None,
+        random_states: list[Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if not replicas or not all(r.can_stack for r in replicas):
+            raise ValueError("Stack needs at least one replica, all of a method whose can_stack is true")
+        self.automatic_optimization = False
+        self.replicas = nn.ModuleList(replicas)
+        self.data = replicas[0].data
+        self.chunk, self.scalars = replicas[0].chunk, scalars or {}
+        self.random_states = random_states or [torch.get_rng_state() for _ in replicas]
+        self.rows: list[list[dict[str, float]]] = [[] for _ in replicas]
+        self.errors: list[str | None] = [None for _ in replicas]
+        self._logged: list[dict[str, float]] = [{} for _ in replicas]
+        self._tested: list[dict[str, float]] = [{} for _ in replicas]
+        self._losses = [_MeanLoss(replicas[0])]  # in a list, so that the replica is not registered twice
+        for r, lit in enumerate(replicas):
+            # what a replica logs is its own, and its schedule is the stack's
+            lit.log = lambda name, value, r=r, **_: self._log(r, {name: value})  # type: ignore[method-assign]
+            lit.log_dict = lambda values, r=r, **_: self._log(r, values)  # type: ignore[method-assign]
+            lit.lr_schedulers = lambda: None  # type: ignore[method-assign]
+
+    def __len__(self) -> int:
+        return len(self.replicas)
+
+    def _log(self, r: int, values: dict[str, Any]) -> None:
+        self._logged[r].update({name: float(value) for name, value in values.items()})
+
+    # ---------------------------------------------------------------- stacking
+    def configure_optimizers(self) -> Any:
+        """Stacks the state, when Lightning has moved it to its device, and builds one optimiser on it."""
+        self.stack()
+        first: Any = self.replicas[0]
+        if first._make_optimizer is None:
+            return None
+        optimizer = first._make_optimizer(list(self.params.values()))
+        self.rates = self._relative_rates(optimizer)
+        if first._make_schedule is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": first._make_schedule(optimizer)}}
+
+    def stack(self) -> None:
+        """Moves parameters and buffers of all replicas into stacked tensors; the replicas keep views."""
+        wrapped = [_MeanLoss(lit) for lit in self._lits]
+        params, self.buffers_ = stack_module_state(wrapped)  # type: ignore[arg-type]
+        trained = {name: p.requires_grad for name, p in wrapped[0].named_parameters()}
+        self.params = {n: nn.Parameter(p.detach(), requires_grad=trained[n]) for n, p in params.items()}
+        for r, module in enumerate(wrapped):
+            for name, p in module.named_parameters():
+                p.data = self.params[name].detach()[r]
+            for name, _ in list(module.named_buffers()):
+                owner, _, leaf = name.rpartition(".")
+                module.get_submodule(owner)._buffers[leaf] = self.buffers_[name][r]
+
+    def _relative_rates(self, optimizer: torch.optim.Optimizer) -> Tensor | None:
+        """Each replica's learning rate over the first one's; None where they are equal."""
+        probe = [nn.Parameter(torch.zeros(1))]
+        makers = [lit._make_optimizer for lit in self._lits]
+        rates = torch.tensor(
+            [make(probe).param_groups[0]["lr"] for make in makers if make], dtype=torch.float64
+        )
+        if (rates == rates[0]).all():
+            return None
+        if type(optimizer) not in LINEAR_IN_LR:
+            raise ValueError(f"{type(optimizer).__name__} cannot run replicas with different learning rates")
+        return rates / rates[0]
+
+    @property
+    def _lits(self) -> list[LitModule]:
+        return list(self.replicas)  # type: ignore[arg-type]
+
+    # ---------------------------------------------------------------- training
+    def mean_losses(self, x: Tensor, y: Tensor, index: Tensor) -> Float[Tensor, " R"]:
+        """Each replica's mean loss on its own mini-batch.
+
+        Shapes:
+            x (R, b, *shape), y (R, b), index (R, b) -> (R,).
+        """
+        template, loss = self._losses[0], self._losses[0].lit.loss
+        names = list(self.scalars)
+        before = {name: getattr(loss, name) for name in names}
+
+        def one(params: Any, buffers: Any, values: tuple, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+            for name, value in zip(names, values, strict=True):
+                setattr(loss, name, value)
+            return functional_call(template, (params, buffers), (x, y, index))
+
+        values = tuple(self.scalars[name] for name in names)
+        try:
+            run = torch.vmap(one, randomness="different")
+            return run(self.params, self.buffers_, values, x, y, index)
+        finally:
+            for name, value in before.items():
+                setattr(loss, name, value)
+
+    def descend(self, losses: Float[Tensor, " R"]) -> None:
+        """zero_grad, backward, clip, step: the replicas do not see each other's losses or gradients."""
+        first, params = self._lits[0], list(self.params.values())
+        self._optimizer.zero_grad()
+        losses.sum().backward()
+        if first.gradient_clip is not None:
+            clip_each(params, first.gradient_clip)
+        step_each(self._optimizer, params, self.rates)
+
+    def on_fit_start(self) -> None:
+        """Lets the replicas look at the trainer, and measures nothing."""
+        self._optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        for lit in self._lits:
+            lit._trainer = self.trainer
+            lit._plain = True
+            lit._to_device()
+        self.data = self._lits[0].data
+
+    def training_step(self, index: Tensor, _: int) -> None:
+        """One chunk of every replica: its samples are gathered at once, then one vectorised step per mini-batch."""
+        size, total, count = self._lits[0].batch_size, 0.0, 0
+        chunks = [torch.stack(part) for part in zip(*self._gather(index), strict=True)]
+        for x, y, at in zip(*(part.split(size, dim=1) for part in chunks), strict=True):
+            losses = self.mean_losses(x, y, at)
+            self.descend(losses)
+            total, count = total + losses.detach().double(), count + 1
+        assert isinstance(total, Tensor)
+        sums = self.buffers_["lit.loss_sum"]
+        sums[:, 0] += total
+        sums[:, 1] += count
+        self._note_divergence(total / count, count)
+
+    def _gather(self, index: Tensor) -> Iterator[Batch]:
+        """Each replica's chunk, augmented with its own random numbers."""
+        for r, lit in enumerate(self._lits):
+            assert lit.data is not None
+            if lit.data.augment is None:
+                yield lit.data.batch(lit.data.train, index[r].to(self.device), train=True)
+                continue
+            with self._random(r):
+                batch = lit.data.batch(lit.data.train, index[r].to(self.device), train=True)
+            yield batch
+
+    @contextmanager
+    def _random(self, r: int) -> Iterator[None]:
+        """Draws go on in the random state of replica r."""
+        outside = torch.get_rng_state()
+        torch.set_rng_state(self.random_states[r])
+        try:
+            yield
+        finally:
+            self.random_states[r] = torch.get_rng_state()
+            torch.set_rng_state(outside)
+
+    def _note_divergence(self, means: Float[Tensor, " R"], count: int) -> None:
+        finite = torch.isfinite(means)
+        if bool(finite.all()):
+            return
+        position = self.trainer.fit_loop.epoch_loop.batch_idx * self.chunk
+        where = f"epoch {self.current_epoch}, mini-batches {position} to {position + count - 1}"
+        for r in (~finite).nonzero()[:, 0].tolist():
+            self.errors[r] = self.errors[r] or f"Diverged: loss {means[r].item()} in {where}"
+        if all(self.errors):
+            self.trainer.should_stop = True
+
+    def on_train_epoch_start(self) -> None:
+        """The replicas' own hook."""
+        for r, lit in enumerate(self._lits):
+            with self._random(r):
+                lit.on_train_epoch_start()
+
+    def on_train_epoch_end(self) -> None:
+        """The replicas' own hook, a row of each one's curves, then the schedule."""
+        for r, lit in enumerate(self._lits):
+            with self._random(r):
+                lit.on_train_epoch_end()
+            if self.errors[r] is None:
+                self.rows[r].append({"epoch": float(self.current_epoch + 1), **self._logged[r]})
+            self._logged[r].clear()
+        known = [rows[-1]["train/loss"] for rows in self.rows if rows and "train/loss" in rows[-1]]
+        if known:
+            self.log("train/loss", sum(known) / len(known))
+        schedule: Any = self.lr_schedulers()
+        if schedule:
+            schedule.step()
+
+    # ---------------------------------------------------------------- evaluation
+    def train_dataloader(self) -> StackedLoader:
+        """The replicas' orders side by side."""
+        for lit in self._lits:
+            lit._trainer = self.trainer
+        return StackedLoader([lit.train_dataloader() for lit in self._lits])
+
+    def val_dataloader(self) -> Blocks | list[Blocks]:
+        """As a replica's own: folds have one size."""
+        return self._lits[0].val_dataloader()
+
+    def test_dataloader(self) -> Blocks:
+        """As a replica's own: test splits have one size."""
+        return self._lits[0].test_dataloader()
+
+    def validation_step(self, index: Tensor, batch_idx: int) -> None:
+        """Every replica's."""
+        for lit in self._lits:
+            lit.validation_step(index, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Every replica's."""
+        for lit in self._lits:
+            lit.on_validation_epoch_end()
+
+    def test_step(self, index: Tensor, batch_idx: int) -> None:
+        """Every replica's."""
+        for lit in self._lits:
+            lit.test_step(index, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Every replica's; the last validation was logged before."""
+        for r, lit in enumerate(self._lits):
+            lit.on_test_epoch_end()
+            self._tested[r] = dict(self._logged[r])
+            self._logged[r].clear()
+
+    def replica(self, r: int) -> dict[str, Any]:
+        """What a run of replica r alone would have left: error, metrics, rows of its curves, units, extras."""
+        if self.errors[r] is not None:
+            return {"error": self.errors[r], "metrics": {}, "rows": self.rows[r], "units": [], "extras": {}}
+        lit, last = self._lits[r], self.rows[r][-1] if self.rows[r] else {}
+        metrics = {name: value for name, value in last.items() if name != "epoch"} | self._tested[r]
+        found = {"rows": self.rows[r], "units": lit.unit_metrics(), "extras": lit.extras()}
+        return {"error": None, "metrics": metrics, **found}
+
+    # ---------------------------------------------------------------- checkpoints
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Curves, errors and random states of the replicas."""
+        states = {"rows": self.rows, "errors": self.errors, "random_states": self.random_states}
+        checkpoint["stack"] = states
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The inverse."""
+        for name, value in checkpoint["stack"].items():
+            setattr(self, name, value)
+
+
+def faster_together(stack: Stack, steps: int = 8) -> tuple[bool, str]:
+    """Whether one vectorised step beats R single ones, measured on copies of the present state.
+
+    Args:
+        stack: not yet trained.
+        steps: mini-batches timed of each kind; the quickest counts, since a busy machine only ever adds.
+
+    Returns:
+        The answer, and a line that says what was measured.
+    """
+    import copy
+
+    trial = copy.deepcopy(stack)
+    trial.stack()
+    first = trial._lits[0]
+    assert first.data is not None
+    n, b, R = len(first.data.train), first.batch_size, len(trial)
+    index = torch.arange(steps * b) % n
+    batches = [first.data.batch(first.data.train, part, train=False) for part in index.split(b)]
+    alone = copy.deepcopy(stack._lits[0])
+
+    def together(batch: Batch) -> None:
+        trial.mean_losses(*(part.expand(R, *part.shape) for part in batch)).sum().backward()
+
+    def single(batch: Batch) -> None:
+        alone.losses(batch).mean().backward()
+
+    costs = [_quickest(together, batches), _quickest(single, batches)]
+    joint, sequential = costs[0], costs[1] * R
+    line = f"{R} replicas: {joint * 1e3:.2f} ms a step together, {sequential * 1e3:.2f} ms one after another"
+    return joint < sequential, line
+
+
+def _quickest(run: Callable[[Batch], None], batches: Sequence[Batch]) -> float:
+    """Seconds of the quickest of several calls."""
+    seconds = []
+    for batch in batches:
+        start = time.perf_counter()
+        run(batch)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

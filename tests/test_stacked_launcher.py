@@ -1,0 +1,111 @@
+"""hydra/launcher=stacked: which jobs share a run, and a study through it against the same study without it."""
+
+import json
+
+import pytest
+
+from lossatlas.jobs import Job
+from lossatlas.stacked.group import plan
+
+SMOKE = ("-m", "experiment=ldr_noisy", "scale=smoke", "noise=u60", "seed=0,1,2", "callbacks.progress=false")
+STACKED = ("hydra/launcher=stacked", "hydra.launcher.n_jobs=1", "hydra.launcher.measure=false")
+
+
+def job(seed=0, arm="gce", lr=0.1, q=0.7, noise="u30", tmp=None) -> Job:
+    loss = {"_target_": "lossatlas.papers.ldr.GCE", "q": q}
+    config = {
+        "seed": seed, "arm": arm, "lr": lr, "loss": loss, "optimizer": {"lr": lr, "momentum": 0.9},
+        "data": {"name": "letter", "seed": seed, "noise": {"name": noise}}, "epochs": 3,
+    }  # fmt: skip
+    return Job("ldr_noisy", {"noise": noise}, config, "0", tmp)
+
+
+def test_jobs_that_differ_in_seed_rate_and_declared_scalars_share_a_run():
+    jobs = [job(0), job(1), job(0, lr=0.01), job(0, q=0.05), job(0, noise="u60"), job(0, arm="ce")]
+    assert plan(jobs, size=20) == [[0, 1, 2, 3], [4], [5]]
+
+
+def test_a_seed_that_is_not_the_runs_is_no_seed():
+    first, second = job(0), job(1)
+    second.config["data"]["split_seed"] = 5
+    assert plan([first, second], size=20) == [[0], [1]]
+
+
+def test_groups_are_cut_to_size_and_for_idle_workers():
+    jobs = [job(seed) for seed in range(10)]
+    assert [len(group) for group in plan(jobs, size=4)] == [4, 4, 2]
+    assert [len(group) for group in plan(jobs, size=20, workers=2)] == [5, 5]
+    assert sorted(n for group in plan(jobs, size=3, workers=2) for n in group) == list(range(10))
+
+
+def records(outputs, arm):
+    found = [json.loads(p.read_text()) for p in sorted(outputs.glob(f"ldr_noisy/smoke/{arm}-*/record.json"))]
+    return {record["seed"]: record for record in found}
+
+
+@pytest.mark.parametrize("arm", ["ce", "aldr_kl", "tgce"])
+def test_a_stacked_study_leaves_what_single_runs_leave(cli, outputs, tmp_path, monkeypatch, arm):
+    answer = cli(*SMOKE, *STACKED, f"arm={arm}")
+    assert answer.code == 0, answer
+    stacked = records(outputs, arm)
+    assert stacked.keys() == {0, 1, 2}
+    assert not list(outputs.glob("ldr_noisy/smoke/.stacks/*"))
+    monkeypatch.setenv("LOSSATLAS_OUTPUTS", str(tmp_path / "single"))
+    assert cli(*SMOKE, f"arm={arm}").code == 0
+    for seed, single in records(tmp_path / "single", arm).items():
+        mine = stacked[seed]
+        assert mine["status"] == "done"
+        assert mine["config_hash"] == single["config_hash"]
+        assert mine["device"] == "cpu, stack of 3"
+        assert mine["extras"].keys() == single["extras"].keys()
+        assert mine["metrics"] == pytest.approx(single["metrics"], abs=1e-5)
+        folder = f"ldr_noisy/smoke/{arm}-u60-s{seed}-{single['config_hash']}"
+        for name in ("curves.csv", "last.ckpt", "config.yaml", "csv/metrics.csv"):
+            assert (outputs / folder / name).exists(), name
+    monkeypatch.setenv("LOSSATLAS_OUTPUTS", str(outputs))
+    assert cli(*SMOKE, *STACKED, f"arm={arm}").out.count("skipped") == 3
+
+
+def test_what_cannot_be_stacked_runs_one_after_another_with_a_line(cli, outputs):
+    words = ("arm=ce", "seed=0,1", "optimizer._target_=torch.optim.Adafactor", "~optimizer.momentum")
+    answer = cli(*SMOKE, *STACKED, *words)
+    assert answer.code == 0, answer
+    assert "one after another (Adafactor looks at more than one number" in answer.err
+    assert {r["device"] for r in records(outputs, "ce").values()} == {"cpu"}
+
+
+def test_one_diverging_replica_is_recorded_as_such(cli, outputs):
+    answer = cli(*SMOKE, *STACKED, "arm=ce", "seed=0", "lr=0.1,1e38", "optimizer.weight_decay=0")
+    assert answer.code == 1
+    found = [json.loads(p.read_text()) for p in outputs.glob("ldr_noisy/smoke/ce-*/record.json")]
+    assert sorted(record["status"] for record in found) == ["diverged", "done"]
+    assert "mini-batches" in next(r["error"] for r in found if r["status"] == "diverged")
+
+
+def test_a_failure_of_the_stack_is_every_replicas(cli, outputs, monkeypatch):
+    from lossatlas.stacked.stack import Stack
+
+    def fail(self, index, _):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Stack, "training_step", fail)
+    assert cli(*SMOKE, *STACKED, "arm=ce").code == 1
+    assert {record["error"] for record in records(outputs, "ce").values()} == {"RuntimeError: out of luck"}
+
+
+def test_workers_share_the_stacks(cli, outputs):
+    answer = cli(
+        *SMOKE,
+        "arm=ce,mae",
+        "hydra/launcher=stacked",
+        "hydra.launcher.n_jobs=2",
+        "hydra.launcher.measure=false",
+    )
+    assert answer.code == 0, answer
+    assert len(records(outputs, "ce")) == len(records(outputs, "mae")) == 3
+
+
+def test_bad_sizes_are_refused(cli):
+    answer = cli(*SMOKE, "arm=ce", "hydra/launcher=stacked", "hydra.launcher.size=0")
+    assert answer.code == 2
+    assert "size >= 1" in answer.err
