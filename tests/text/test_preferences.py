@@ -44,7 +44,9 @@ def test_the_reward_tells_the_testaments_apart_and_a_shared_prompt_cancels():
 def test_preferences_are_bradley_terry_on_the_reward(model, prompts):
     many = prompts.repeat(10, 1)
     pairs = sample_pairs(model, many, lambda t: length_reward(t) / 10, torch.Generator().manual_seed(0))
-    difference = length_reward(model.decode(pairs.winner)) / 10 - length_reward(model.decode(pairs.loser)) / 10
+    difference = (
+        length_reward(model.decode(pairs.winner)) / 10 - length_reward(model.decode(pairs.loser)) / 10
+    )
     # among pairs whose rewards differ by g, the better one won with chance sigmoid(g)
     size, won = difference.abs(), difference > 0
     told = size > 0
@@ -93,7 +95,10 @@ def test_a_file_of_preferences(tmp_path, model):
         ("not json\n", "line 1: a JSON object"),
         ('{"prompt": "a", "chosen": 1, "rejected": "b"}\n', "line 1: a JSON object"),
         ('{"prompt": "a", "chosen": "b", "rejected": "b"}\n' * 3, "chosen equals rejected in every pair"),
-        (json.dumps({"prompt": "ba" * 60, "chosen": "b", "rejected": "c"}), "pair 1 fills the model's context"),
+        (
+            json.dumps({"prompt": "ba" * 60, "chosen": "b", "rejected": "c"}),
+            "pair 1 fills the model's context",
+        ),
     ],
     ids=["empty", "blank", "keys", "json", "types", "equal", "long"],
 )

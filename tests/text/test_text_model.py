@@ -48,9 +48,7 @@ def test_log_probs_are_the_sum_over_response_tokens_one_row_at_a_time(model):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("width", [5, 9, 16])
 def test_padding_on_either_side_changes_nothing(model, side, width):
-    plain = torch.cat(
-        [model.log_probs(pad([p], [a])) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
-    )
+    plain = torch.cat([model.log_probs(pad([p], [a])) for p, a in zip(PROMPTS, ANSWERS, strict=True)])
     padded = pad(PROMPTS, ANSWERS, side=side, width=width)
     assert_close(model.log_probs(padded), plain, atol=1e-10, rtol=0)
     other = replace(padded, ids=torch.where(padded.mask, padded.ids, 17))  # nor does what it is filled with
@@ -170,7 +168,9 @@ def test_a_kept_model_is_read_and_is_the_one_that_was_made(tmp_path, capsys):
     (folder,) = (p for p in (tmp_path / "models").iterdir() if p.is_dir())
     assert json.loads((folder / "recipe.json").read_text())["recipe"]["width"] == 16
     kept(tmp_path, seed=1)
-    assert len([p for p in (tmp_path / "models").iterdir() if p.is_dir()]) == 2  # another recipe, another model
+    assert (
+        len([p for p in (tmp_path / "models").iterdir() if p.is_dir()]) == 2
+    )  # another recipe, another model
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "recipe.json"])

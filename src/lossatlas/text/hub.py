@@ -100,6 +100,6 @@ def reach(id: str, load: Callable[[], T]) -> T:
         return load()
     except Exception as error:  # the hub's libraries raise anything here
         raise UserError(
-            f"{id}: not to be had from the Hugging Face hub ({first_line(error)}); fetch it on a machine with a network "
-            "or set HF_HOME to a folder that holds it"
+            f"{id}: not to be had from the Hugging Face hub ({first_line(error)}); fetch it on a machine with a "
+            "network or set HF_HOME to a folder that holds it"
         ) from error

@@ -12,7 +12,9 @@ from torch.nn.functional import cross_entropy
 from lossatlas.text.tokens import Sequences
 
 
-def make_gpt2(vocabulary: int, context: int = 32, layers: int = 2, width: int = 64, heads: int = 4) -> nn.Module:
+def make_gpt2(
+    vocabulary: int, context: int = 32, layers: int = 2, width: int = 64, heads: int = 4
+) -> nn.Module:
     """transformers' GPT-2 with random weights and no dropout.
 
     Args:

@@ -98,7 +98,9 @@ def read_preferences(path: str | Path, model: TextModel) -> Pairs:
     prompts, chosen, rejected = (model.encode(column) for column in zip(*texts, strict=True))
     rows = []
     for answers in (chosen, rejected):
-        ended = [[*a, model.eos][: max(model.context - len(p), 0)] for p, a in zip(prompts, answers, strict=True)]
+        ended = [
+            [*a, model.eos][: max(model.context - len(p), 0)] for p, a in zip(prompts, answers, strict=True)
+        ]
         if short := [i for i, a in enumerate(ended, 1) if not a]:
             raise UserError(
                 f"{path}: the prompt of pair {short[0]} fills the model's context of {model.context} tokens: shorten it"
@@ -115,6 +117,7 @@ def _texts(path: str | Path, number: int, line: str) -> tuple[str, str, str]:
             raise TypeError
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{path}, line {number}: a JSON object with the strings prompt, chosen and rejected is needed, got {line[:40]}"
+            f"{path}, line {number}: a JSON object with the strings prompt, chosen and rejected is needed, "
+            f"got {line[:40]}"
         ) from None
     return prompt, chosen, rejected

@@ -1,4 +1,4 @@
-"""The pretrained model as an artefact beside the data: made once by its recipe, checked by sha256 whenever it is read."""
+"""The pretrained model as an artefact beside the data: made once by its recipe, checked by sha256 when read."""
 
 import hashlib
 import json
@@ -45,7 +45,9 @@ def chapter_parts(
         for name, part in zip(PARTS, np.split(order, cuts), strict=True)
     }
     if empty := [name for name, rows in found.items() if not len(rows)]:
-        raise ValueError(f"{len(chapters)} chapters leave none for the part {empty[0]}: give it a larger share")
+        raise ValueError(
+            f"{len(chapters)} chapters leave none for the part {empty[0]}: give it a larger share"
+        )
     return found
 
 
@@ -66,9 +68,10 @@ def pretrained(
 ) -> TextModel:
     """The language model of a text, from `<root>/models`; made there first where it is missing or damaged.
 
-    Trained on the part `model` of `chapter_parts`, on windows of `context` tokens, verses separated by <eos>, AdamW with
-    warm-up and cosine decay. One process makes it, others wait. Made-up verses are trained on anew each time, without
-    touching the disk. The global random states are left as they were, so that a run does not depend on who made it.
+    Trained on the part `model` of `chapter_parts`, on windows of `context` tokens, verses separated by <eos>, by
+    AdamW with warm-up and cosine decay. One process makes it, others wait. Made-up verses are trained on anew each
+    time, without touching the disk. The global random states are left as they were: a run does not depend on who
+    made it.
 
     Args:
         verses: the text. vocabulary: tokens of the tokenizer, trained on the same part. context, layers, width, heads:
@@ -101,7 +104,9 @@ def pretrained(
         found, damage = _read(folder, recipe)  # another process may have made it meanwhile
         if found:
             return found
-        say(f"{name}: {damage or 'not made yet'}; training it once on {len(texts)} verses, some minutes on a CPU")
+        say(
+            f"{name}: {damage or 'not made yet'}; training it once on {len(texts)} verses, some minutes on a CPU"
+        )
         model = _make(recipe, texts, held)
         with writable(folder):
             _write(model, folder, recipe)
@@ -111,7 +116,9 @@ def pretrained(
     return model
 
 
-def _make(recipe: dict[str, Any], texts: Sequence[str], held: Sequence[str], quiet: bool = False) -> TextModel:
+def _make(
+    recipe: dict[str, Any], texts: Sequence[str], held: Sequence[str], quiet: bool = False
+) -> TextModel:
     """Tokenizer, start weights and training by a recipe."""
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
@@ -147,7 +154,13 @@ def token_stream(model: TextModel, texts: Sequence[str]) -> Int[Tensor, " n"]:
 
 
 def train(
-    model: TextModel, texts: Sequence[str], epochs: int, batch_size: int, lr: float, seed: int, quiet: bool = False
+    model: TextModel,
+    texts: Sequence[str],
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    quiet: bool = False,
 ) -> int:
     """Next-token training on windows of the texts' stream; every epoch cuts them elsewhere. Returns the steps.
 
@@ -165,7 +178,9 @@ def train(
     rise = max(steps // 20, 1)
     shape = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda s: min((s + 1) / rise, 0.5 * (1 + math.cos(math.pi * max(s - rise, 0) / max(steps - rise, 1)))),
+        lambda s: min(
+            (s + 1) / rise, 0.5 * (1 + math.cos(math.pi * max(s - rise, 0) / max(steps - rise, 1)))
+        ),
     )
     bar = tqdm(total=steps, desc="pretraining", leave=False, disable=True if quiet else None)
     model.train()

@@ -62,8 +62,8 @@ class PreferenceTuning(LitModule):
         super().__init__(None, copy.deepcopy(net), loss, optimizer, schedule, **settings)
         if not (pairs >= 1 and held_out >= 1 and measures >= 1 and 1 <= prompt < net.context and at_kl > 0):
             raise ValueError(
-                f"preference tuning needs pairs, held_out, measures >= 1, 1 <= prompt < {net.context} and at_kl > 0, got "
-                f"{pairs=}, {held_out=}, {measures=}, {prompt=}, {at_kl=}"
+                f"preference tuning needs pairs, held_out, measures >= 1, 1 <= prompt < {net.context} and at_kl > 0, "
+                f"got {pairs=}, {held_out=}, {measures=}, {prompt=}, {at_kl=}"
             )
         self.reference = net.requires_grad_(False).eval()
         self.held_out, self.measures, self.at_kl = held_out, measures, at_kl
@@ -92,7 +92,8 @@ class PreferenceTuning(LitModule):
         held, rest = rows[: 2 * self.held_out], rows[2 * self.held_out :]
         if len(rest) < pairs:
             raise ValueError(
-                f"the text has {len(rows)} prompts of {width} tokens, fewer than {pairs=} and 2 x held_out={self.held_out}"
+                f"the text has {len(rows)} prompts of {width} tokens, fewer than {pairs=} and "
+                f"2 x held_out={self.held_out}"
             )
         order = torch.randperm(len(rest), generator=stream(self.seed, "text/order"))[:pairs]
         return torch.cat([held, rest[order]])
