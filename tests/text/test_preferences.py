@@ -32,9 +32,17 @@ def length_reward(texts):
 
 
 def test_the_reward_tells_the_testaments_apart_and_a_shared_prompt_cancels():
-    reward = BagReward(VERSES.text[::2], VERSES.new[::2])
-    assert reward.accuracy(VERSES.text[1::2], VERSES.new[1::2]) > 0.8
-    a, b, prompt = VERSES.text[0], VERSES.text[-1], VERSES.text[5]
+    words = ["jordan tribe ark", "gospel faith grace"]
+    rng, label = np.random.default_rng(0), np.arange(400) % 2
+    texts = [" ".join(rng.choice([*words[k].split(), "and", "the", "of"], 6)) for k in label]
+    reward = BagReward(texts[:200], label[:200])
+    expected = np.mean(
+        [any(word in text for word in words[k].split()) for text, k in zip(texts, label, strict=True)]
+    )
+    assert reward.accuracy(texts[200:], label[200:]) == pytest.approx(expected, abs=0.05)
+    assert reward.words == 9
+    a, b, prompt = texts[0], texts[1], texts[5]
+    assert reward([a])[0] < reward([b])[0]
     alone = reward([a])[0] - reward([b])[0]
     assert_close(reward([f"{prompt} {a}"])[0] - reward([f"{prompt} {b}"])[0], alone, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="two classes"):

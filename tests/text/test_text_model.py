@@ -39,7 +39,7 @@ def test_log_probs_are_the_sum_over_response_tokens_one_row_at_a_time(model):
         total, ids = 0.0, list(prompt)
         for token in answer:
             logits = model.gpt(input_ids=torch.tensor([ids])).logits[0, -1]
-            total += float(logits.log_softmax(0)[token])
+            total += logits.detach().log_softmax(0)[token].item()
             ids.append(token)
         expected.append(total)
     assert_close(model.log_probs(rows), torch.tensor(expected, dtype=torch.float64))
