@@ -42,7 +42,7 @@ def broken_figure(records: DataFrame) -> Figure:
 
 def own_details(records: DataFrame) -> list[str]:
     """A card's own paragraphs."""
-    return ["**Samples**", f"{len(records)} rows"]
+    return ["**Samples**", f"arms {', '.join(sorted(set(records['arm'])))}"]
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -110,7 +110,10 @@ def test_units_of_a_run_make_the_interval():
 
 
 def test_the_cards_details_stand_in_the_readme(tmp_path):
-    told = {"own_details": "**Samples**\n\n18 rows", "broken_figure": "raised KeyError: 'lambda_histogram'"}
+    told = {
+        "own_details": "**Samples**\n\narms aldr_kl, ce",
+        "broken_figure": "raised KeyError: 'lambda_histogram'",
+    }
     for name, text in told.items():
         study.finish(some_runs(), card(claim(BETTER), details=f"{__name__}.{name}"), tmp_path)
         assert text in (tmp_path / "README.md").read_text()
