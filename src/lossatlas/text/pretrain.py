@@ -201,8 +201,11 @@ def train(
 
 
 def _loss(model: TextModel, rows: Int[Tensor, "b T"]) -> Tensor:
-    logits = model(rows, torch.ones_like(rows, dtype=torch.bool))[:, :-1]
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    logits = model(rows, torch.ones_like(rows, dtype=torch.bool))
+    following = torch.nn.functional.pad(
+        rows[:, 1:], (0, 1), value=-100
+    )  # the last position has no next token
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten())
 
 
 @torch.no_grad()
