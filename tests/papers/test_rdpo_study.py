@@ -10,7 +10,7 @@ from lossatlas import records
 from lossatlas.papers.rdpo.figure import details, figure
 
 TEXT = ("experiment=rdpo_text", "scale=smoke", "callbacks.progress=false")
-LINEAR = ("experiment=rdpo_loglinear", "scale=smoke", "callbacks.progress=false")
+LINEAR = ("experiment=rdpo_loglinear", "scale=smoke", "chunk=1", "callbacks.progress=false")
 OFTEN = ("callbacks.checkpoint.every_chunks=1", "callbacks.checkpoint.every_seconds=null", "batch_size=8")
 
 
