@@ -86,7 +86,8 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         return Outcome(status, error or "")
     record = make_record(
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
-        extras=module.extras() if metrics else {}, curves=write_curves(_history(trainer), job.folder),
+        extras=module.extras() if metrics else {},
+        curves=write_curves(module.curve_rows() or _history(trainer), job.folder),
         seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
         device=device_name(trainer),
     )  # fmt: skip
