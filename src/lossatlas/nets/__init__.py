@@ -2,6 +2,6 @@
 
 from lossatlas.nets.conv import SmallConv
 from lossatlas.nets.mlp import MLP
-from lossatlas.nets.resnet import resnet18
+from lossatlas.nets.resnet import resnet18, resnet20, resnet34
 
-__all__ = ["MLP", "SmallConv", "resnet18"]
+__all__ = ["MLP", "SmallConv", "resnet18", "resnet20", "resnet34"]

@@ -73,7 +73,8 @@ def pgd(
         raise ValueError(f"the attack needs step > 0 and steps >= 1, got {step=}, {steps=}")
     if radius == 0:
         return x.detach().clone()
-    start = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    device = x.device if generator is None else generator.device  # a CPU stream serves a net on a GPU
+    start = torch.rand(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
     point = torch.clamp(x + radius * (2 * start - 1), low, high).detach()
     with frozen(net), torch.enable_grad():
         for _ in range(steps):
@@ -97,11 +98,11 @@ def robust_correct(
     steps: int = 40,
     restarts: int = 3,
     generator: torch.Generator | None = None,
-    chunk: int = 500,
+    chunk: int = 250,
 ) -> Bool[Tensor, " n"]:
     """Whether every restart of PGD on cross-entropy, and the clean image, is named correctly.
 
-    A sample that is wrong without an attack is not attacked. All restarts of a chunk run as one batch.
+    A sample that is wrong already, without an attack or in an earlier restart, is not attacked again.
 
     Args:
         net: maps (n, *shape) to scores (n, K).
@@ -112,7 +113,7 @@ def robust_correct(
         steps: number of steps, >= 1.
         restarts: random starts per sample, >= 1; the worst one counts.
         generator: of the random starts; None: torch's own.
-        chunk: samples per batch, >= 1 (times `restarts` images).
+        chunk: samples per batch, >= 1.
 
     Raises:
         ValueError: as in `pgd`; restarts or chunk out of range.
@@ -123,9 +124,8 @@ def robust_correct(
     step = radius / 4 if step is None else step
     with frozen(net), torch.no_grad():
         survives = torch.cat([net(part).argmax(1) for part in x.split(chunk)]) == y
-        for part in survives.nonzero()[:, 0].split(chunk):
-            many_x = x[part].repeat(restarts, *[1] * (x.ndim - 1))
-            many_y = y[part].repeat(restarts)
-            point = pgd(net, many_x, many_y, per_sample_cross_entropy, radius, step, steps, generator)
-            survives[part] = (net(point).argmax(1) == many_y).view(restarts, -1).all(0)
+        for _ in range(restarts):
+            for part in survives.nonzero()[:, 0].split(chunk):
+                point = pgd(net, x[part], y[part], per_sample_cross_entropy, radius, step, steps, generator)
+                survives[part] = net(point).argmax(1) == y[part]
     return survives

@@ -20,7 +20,8 @@ COUNTED = (
 ROUNDING = 1e-12  # relative to the conditional risk; two risks of size C are subtracted
 
 
-def _check(tau: float, n: int) -> None:
+def check_tau_n(tau: float, n: int) -> None:
+    """Refuse a tau below 0 or fewer than two classes."""
     if not 0 <= tau < math.inf:
         raise ValueError(f"the bound needs a finite tau >= 0, got {tau=}: choose one of the comp-sum family")
     if n < 2:
@@ -58,7 +59,7 @@ def t_tau(b: Float[Tensor, "..."], tau: float, n: int) -> Float[Tensor, "..."]:
         >>> t_tau(torch.tensor([0.0, 1.0], dtype=torch.float64), tau=1.0, n=2)  # up to log 2
         tensor([0.0000, 0.6931], dtype=torch.float64)
     """
-    _check(tau, n)
+    check_tau_n(tau, n)
     if not bool(((b >= 0) & (b <= 1)).all()):
         raise ValueError("T_tau needs zero-one regrets b in [0, 1]: clip them or look for NaN")
     return _t_tau(b, tau, n)
@@ -94,7 +95,7 @@ def gamma_bound(t: Float[Tensor, "..."], tau: float, n: int) -> Float[Tensor, ".
     Raises:
         ValueError: tau or n out of range.
     """
-    _check(tau, n)
+    check_tau_n(tau, n)
     if tau >= 2:
         return (tau - 1) * n ** (tau - 1) * t
     return torch.sqrt((2**tau * (2 - tau) if tau < 1 else 2 * n ** (tau - 1)) * t)
@@ -121,7 +122,7 @@ def gamma_tau(t: Float[Tensor, "..."], tau: float, n: int) -> Float[Tensor, "...
         >>> gamma_tau(torch.tensor([0.2, 9.0], dtype=torch.float64), tau=2.0, n=3)  # 3 t, at most 1
         tensor([0.6000, 1.0000], dtype=torch.float64)
     """
-    _check(tau, n)
+    check_tau_n(tau, n)
     if bool(t.isnan().any()):
         raise ValueError("Gamma_tau needs surrogate regrets that are numbers, got NaN: look at the scores")
     with torch.no_grad():
@@ -219,7 +220,7 @@ def two_class_tie(b: Float[Tensor, " m"], n: int) -> tuple[Float[Tensor, "m n"],
     Raises:
         ValueError: n out of range.
     """
-    _check(1.0, n)
+    check_tau_n(1.0, n)
     q = torch.cat([(1 + b)[:, None], (1 - b)[:, None], b.new_zeros(len(b), n - 2)], dim=1) / 2
     h = b.new_full((len(b), n), -200.0)  # exp(-200) is nothing beside 1, and exp(200) * 0 still 0
     h[:, :2] = 0

@@ -11,6 +11,7 @@ from lossatlas.papers.comp_sum.bounds import (
     COUNTED,
     ROUNDING,
     best_risk,
+    check_tau_n,
     gamma_tau,
     risk,
     surrogate_regret,
@@ -19,6 +20,15 @@ from lossatlas.papers.comp_sum.bounds import (
     zero_one_regret,
 )
 
+MEASURED = (
+    "violations",
+    "pairs",
+    "counted",
+    "max_ratio",
+    "search_ratio",
+    "search_violations",
+    "tightness",
+)  # what `run_bounds` returns
 CHUNK = 2_000_000  # numbers in one block of q: some 16 MB, and a dozen such blocks alive at once
 
 
@@ -142,6 +152,20 @@ def tightness(tau: float, n: int, points: int = 99) -> float:
     return float((t_tau(b, tau, n) / surrogate_regret(*two_class_tie(b, n), tau)).min())
 
 
+def check_arguments(tau: float, n: int, samples: int, seed: int, starts: int, steps: int) -> None:
+    """Refuse what `run_bounds` cannot do, before any work.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    check_tau_n(tau, n)
+    if min(samples, starts, steps) < 1 or seed < 0:
+        raise ValueError(
+            "run_bounds needs samples, starts, steps >= 1 and seed >= 0, "
+            f"got {samples=}, {starts=}, {steps=}, {seed=}"
+        )
+
+
 def run_bounds(
     tau: float, n: int, samples: int = 250_000, seed: int = 0, starts: int = 1000, steps: int = 300
 ) -> dict[str, float]:
@@ -151,7 +175,7 @@ def run_bounds(
         tau: member of the family, >= 0.
         n: number of classes, >= 2.
         samples: random pairs, >= 1 (four n at 250 000 make 1e6 per tau).
-        seed: of the draws, >= 0.
+        seed: of the draws, >= 0; each n has its own.
         starts: starts of the gradient search, >= 1.
         steps: its steps, >= 1.
 
@@ -162,11 +186,7 @@ def run_bounds(
         violations (of `pairs`), counted and max_ratio (random pairs with Gamma < .99), search_ratio and
         search_violations (gradient search), tightness (two-class tie).
     """
-    if min(samples, starts, steps) < 1 or seed < 0:
-        raise ValueError(
-            "run_bounds needs samples, starts, steps >= 1 and seed >= 0, "
-            f"got {samples=}, {starts=}, {steps=}, {seed=}"
-        )
-    rng = np.random.default_rng(seed)
-    found = {"tightness": tightness(tau, n)}  # first: it refuses a bad tau or n before any work
-    return found | check_samples(tau, n, samples, rng) | search_ratio(tau, n, starts, steps, rng)
+    check_arguments(tau, n, samples, seed, starts, steps)
+    rng = np.random.default_rng([seed, n])
+    found = check_samples(tau, n, samples, rng) | search_ratio(tau, n, starts, steps, rng)
+    return found | {"tightness": tightness(tau, n)}
