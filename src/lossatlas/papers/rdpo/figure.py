@@ -20,11 +20,13 @@ def figure(records: "DataFrame") -> "Figure":
     done = records[records["status"] == "done"]
     linear, text = (done[done["experiment"] == name] for name in ("rdpo_loglinear", "rdpo_text"))
     with plt.rc_context({"font.size": 10, "legend.fontsize": 9, "axes.grid": True, "grid.alpha": 0.3}):
-        fig, axes = plt.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
+        rows = 1 if text.empty else 2
+        fig, axes = plt.subplots(rows, 2, figsize=(11, 4.2 * rows), layout="constrained", squeeze=False)
         _slopes(axes[0, 0], linear)
         _crossing(axes[0, 1], linear)
-        _paths(axes[1, 0], text, against="epoch")
-        _paths(axes[1, 1], text, against="kl")
+        if not text.empty:
+            _paths(axes[1, 0], text, against="epoch")
+            _paths(axes[1, 1], text, against="kl")
     return fig
 
 
