@@ -242,7 +242,7 @@ def denied(study: Study, draw: random.Random, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def small_disk(root: Path, size: int) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+def small_disk(root: Path, size: int) -> Iterator[tuple[Callable[[], object], Callable[[], None]]]:
     """A tmpfs of `size` bytes at `root`, or, without the right to mount, a limit on every file's size.
 
     Yields what enlarges it, and what a new process calls before it starts.
