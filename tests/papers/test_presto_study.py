@@ -145,6 +145,7 @@ def test_batched_repetitions_equal_the_estimator():
         assert float(found["lambda"][r]) == pytest.approx(alone.best_lambda_, rel=1e-9)
         assert int(found["moves"][r]) == (alone.psi_[1:] != 0).sum()
         assert int(found["rare"][r]) == (draw.y == 3).sum()
+        assert bool(found["at_end"][r]) == (alone.best_lambda_ == alone.lambdas_[2])
 
 
 def test_squared_differences_are_thresholded_to_as_many_as_l1_keeps():

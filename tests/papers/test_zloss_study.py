@@ -13,10 +13,12 @@ from torch.testing import assert_close
 from lossatlas.claims import load_card
 from lossatlas.data import Data, Split
 from lossatlas.papers.zloss import SphericalSoftmax, TaylorSoftmax, ZLoss
+from lossatlas.papers.zloss.figure import figure
 from lossatlas.papers.zloss.heads import AdaptiveHead, DenseHead, FactoredHead, SampledHead
 from lossatlas.papers.zloss.speed import LitSpeed, exactness, resident_mb, zipf
 from lossatlas.papers.zloss.words import LitPlain, LitWords, WordContext, rank
 from lossatlas.paths import experiments_dir
+from lossatlas.records import Record, tidy
 
 D, d, N = 60, 8, 32
 h = torch.randn(N, d, generator=torch.Generator().manual_seed(0))
@@ -201,7 +203,20 @@ def test_each_repetition_is_a_unit_and_the_refresh_is_reported() -> None:
     found = module.results()
     assert found["time/amortised_ms"] == pytest.approx(found["time/refresh_ms"] / 5000)
     assert 0 < found["exact/weight_error"] < 1e-8
-    assert "times" in module.state_dict()
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["state_dict"]) == {"times", "loss_sum"}
+
+
+def test_a_repetition_ends_with_its_budget_but_not_before_three_steps(monkeypatch) -> None:
+    module = LitSpeed(
+        layer=lambda **k: FactoredHead(**k, loss=ZLoss()), D=50, d=4, batch=5, steps=8, rounds=3, budget=1.0
+    )
+    taken = []
+    monkeypatch.setattr(module, "timed", lambda r, position, optimizer: (taken.append(position), 0.9)[1])
+    module.play(torch.arange(1))
+    assert taken == [8, 0, 1, 2]  # a warm-up step, then three
+    assert module.times[0] == 900
 
 
 def test_a_timed_step_really_trains() -> None:
@@ -234,3 +249,23 @@ def test_the_card_loads_and_has_the_sheets_six_claims() -> None:
     ]  # fmt: skip
     check: Any = card.claims[4].parts[0].check
     assert math.isclose(check.limit, 40)
+
+
+def test_the_figure_has_a_panel_per_vocabulary_and_one_of_times() -> None:
+    curve = {"error_curve": [0.9, 0.6, 0.5], "words": 480}
+    made = [
+        Record("zloss_words", "zloss", arm, seed, condition={"size": size}, metrics={"test/top1": 0.1}, extras=curve)
+        for arm in ("zloss", "log_softmax") for seed in (0, 1) for size in ("small", "large")
+    ]  # fmt: skip
+    made += [
+        Record("zloss_speed", "zloss", "zloss_fast", 0, condition={"D": D}, metrics={"memory/layer_mb": 1.0},
+               units=[{"unit": r, "metrics": {"time/step_ms": 5.0 + r}} for r in range(3)])
+        for D in ("1000", "1000000")
+    ]  # fmt: skip
+    fig = figure(tidy(made))
+    left, middle, right = fig.axes
+    assert (left.get_title(), middle.get_title()) == ("next word, D = 480 words",) * 2
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["zloss (n = 2)", "log_softmax (n = 2)"]
+    assert left.lines[0].get_ydata().tolist() == [0.9, 0.6, 0.5]
+    assert right.get_xscale() == right.get_yscale() == "log"
+    assert len(figure(tidy(made[:4])).axes) == 3

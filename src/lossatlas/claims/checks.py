@@ -192,8 +192,9 @@ def _wide(table: DataFrame, key: str, names: Sequence[str], arm: str = "", finit
             raise NotRunError(f"no run of {'arm ' if key == 'arm' else ''}{name}")
     order = {column: j for j, column in enumerate(dict.fromkeys(columns))}
     place = np.array([order.get(text, -1) for text in known])[codes]  # each row's column
-    rows = table[place >= 0]
-    place, (unit, every) = place[place >= 0], pd.factorize(rows["unit"], sort=True)
+    on = np.asarray(place >= 0)
+    rows = table[on]
+    place, (unit, every) = place[on], pd.factorize(rows["unit"], sort=True)
     # the work of a pivot, whose sorting and indices would take most of a study's end
     values, failed = np.full((2, len(every), len(order)), np.nan)
     if np.bincount(unit * len(order) + place).max() > 1:
@@ -201,7 +202,7 @@ def _wide(table: DataFrame, key: str, names: Sequence[str], arm: str = "", finit
     values[unit, place], failed[unit, place] = rows["value"], rows["failed"]
     twice = [order[column] for column in columns]
     values, failed = values[:, twice], failed[:, twice]
-    common = ~np.isnan(failed).any(axis=1)
+    common = np.asarray(~np.isnan(failed).any(axis=1))
     units = [str(one) for one in every[common]]
     if not units:
         raise NotRunError(f"no unit has a run of each of {', '.join(names)}")

@@ -44,7 +44,8 @@ def read_frame(frame: "pd.DataFrame", options: Options, spec: Spec) -> Table:
     Args:
         frame: one row a sample.
         options: `y` the label's column; `drop` columns left out; `part: {column, test: [values]}` where a
-            column says which rows are for testing. A column is a name or a number.
+            column says which rows are for testing; `onehot: true` codes every feature by its values, sorted
+            as text (a missing one is a value of its own). A column is a name or a number.
         spec: names of the labels and the shape.
     """
     import pandas as pd
@@ -65,13 +66,18 @@ def read_frame(frame: "pd.DataFrame", options: Options, spec: Spec) -> Table:
         left_out.add(column(part["column"]))
         test = {plain_text(v) for v in part["test"]}
         parts = np.array([plain_text(v) in test for v in frame[column(part["column"])]], dtype=np.uint8)
-    x = (
-        frame[[c for c in names if c not in left_out]]
-        .apply(pd.to_numeric, errors="coerce")
-        .to_numpy(np.float64)
-    )
+    features = frame[[c for c in names if c not in left_out]]
+    if options.get("onehot"):
+        x = np.hstack([_onehot(features[c].map(plain_text).to_numpy(str)) for c in features])
+    else:
+        x = features.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     y = label_numbers(frame[label].tolist(), spec)
     return Table(x.reshape(len(y), *spec.shape) if x.size == len(y) * np.prod(spec.shape) else x, y, parts)
+
+
+def _onehot(column: np.ndarray) -> np.ndarray:
+    values = np.unique(column)
+    return (column[:, None] == values).astype(np.float64)
 
 
 def label_numbers(values: Sequence[Any], spec: Spec) -> np.ndarray:

@@ -1,6 +1,7 @@
 """One stacked run: R modules built as for R single runs, one Trainer, R records."""
 
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -56,11 +57,11 @@ def _together(pairs: Sequence[Pair], quiet: bool, measure: bool) -> list[runner.
             locks.enter_context(runner.locked(other.folder))
         if any(runner.finished(*pair) for pair in pairs):  # by another process, meanwhile
             return _alone(job, "another process has finished one of them")
-        modules, states = zip(*(_built(*pair) for pair in pairs), strict=True)
+        modules = [runner.build_module(*pair) for pair in pairs]
         if not modules[0].can_stack:
             return _alone(job, f"{type(modules[0]).__name__} trains one replica at a time")
         _share_inputs(modules)
-        stack = type(modules[0]).stack(list(modules), _scalars(pairs, modules), list(states))
+        stack = type(modules[0]).stack(modules, _scalars(pairs, modules))
         why = _unfit_optimizer(stack)
         if why is None and measure and isinstance(stack, Stack) and not (folder / "last.ckpt").exists():
             together, line = faster_together(stack)
@@ -69,11 +70,6 @@ def _together(pairs: Sequence[Pair], quiet: bool, measure: bool) -> list[runner.
         if why:
             return _alone(job, why)
         return _trained(stack, pairs, folder, start, quiet)
-
-
-def _built(cfg: DictConfig, job: Job) -> tuple[Any, torch.Tensor]:
-    """A replica's module, and the random state in which its own training would have begun."""
-    return runner.build_module(cfg, job), torch.get_rng_state()
 
 
 def _trained(
@@ -110,9 +106,7 @@ def _trained(
     if status == "interrupted":
         raise KeyboardInterrupt
     if status == "done":
-        for path in folder.glob("*"):
-            path.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
     return outcomes
 
 

@@ -31,8 +31,8 @@ from lossatlas.papers.presto.path import (
 class Presto(ClassifierMixin, BaseEstimator):
     """Ordinal classifier with one slope vector per boundary, neighbours shrunk together (eq. 1 and 2).
 
-    Numbers as labels are ordered by value: the sorted distinct values are the classes, whatever they are, and the
-    rare end is the last; other labels need `classes`. Constant features get slope 0 and a warning; K = 2 is plain
+    Whole numbers as labels are ordered by value: the sorted distinct values are the classes, whatever they are, and
+    the rare end is the last; other labels need `classes`. Constant features get slope 0 and a warning; K = 2 is plain
     penalised logistic regression and says so. Two baselines of the paper are limits: proportional odds is
     ``Presto(lambda_=math.inf, penalise_first=False)``, squared differences ``Presto(penalty="l2")``.
 
@@ -102,8 +102,8 @@ class Presto(ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"constant features get slope 0: columns {np.flatnonzero(constant).tolist()}", stacklevel=2
             )
-        tensors = (torch.from_numpy(np.ascontiguousarray(t))[None] for t in (X, code))
-        path, choice = fit_batch(self, *tensors, torch.tensor([self.random_state]))
+        rows, codes = (torch.from_numpy(np.ascontiguousarray(t))[None] for t in (X, code))
+        path, choice = fit_batch(self, rows, codes, torch.tensor([self.random_state]))
         self.alpha_, self.psi_, self.beta_ = (t[0, 0].numpy() for t in (path.alpha, path.psi, path.beta))
         self.best_lambda_, self.kkt_, self.n_steps_ = map(float, (path.lambdas, path.kkt, path.steps))
         self.lambdas_, self.scores_ = (

@@ -15,20 +15,24 @@ from lossatlas.papers.zloss.losses import Spherical
 from lossatlas.papers.zloss.output import SphericalOutput
 from lossatlas.seeding import stream
 
+LEAST = 3  # steps of a repetition, however long they take
+
 
 class LitSpeed(LitModule):
     """Each round is one repetition: the median time of some training steps of the layer, h's gradient included.
 
     Metrics per repetition (unit): time/step_ms. Per run: memory/layer_mb, what layer and steps took at their peak
-    (resident memory over that of the process before, host only); for the factored layer time/refresh_ms, one
-    refresh, and time/amortised_ms, its share of a step; exact/weight_error, see `exactness`.
+    (resident memory over that of the process before, host only, with some tens of MB of the trainer's own); for
+    the factored layer time/refresh_ms, one refresh, and time/amortised_ms, its share of a step;
+    exact/weight_error, see `exactness`.
 
     Args:
         layer: called as layer(d=, D=): a head of heads.py.
         D: words.
         d: width of h.
         batch: samples of a step; targets follow Zipf's law 1/k over the D words.
-        steps: timed steps of a repetition, one warm-up step before the first.
+        steps: timed steps of a repetition at most; one warm-up step before the first.
+        budget: seconds after which a repetition ends, though not before 3 steps.
         rounds: repetitions.
         lr: learning rate; small, so that the layer stays where it is.
 
@@ -49,6 +53,7 @@ class LitSpeed(LitModule):
         d: int = 256,
         batch: int = 100,
         steps: int = 20,
+        budget: float = 10.0,
         rounds: int = 10,
         lr: float = 1e-2,
         **settings: Any,
@@ -56,6 +61,9 @@ class LitSpeed(LitModule):
         super().__init__(None, rounds=rounds, **settings)
         self.before = resident_mb("VmRSS")
         self.D, self.d, self.batch, self.steps, self.lr = D, d, batch, steps, lr
+        self.budget = budget
+        # the layer is no state of the study and may take gigabytes: it stays out of checkpoints
+        self.strict_loading = False
         self.head: Any = layer(d=d, D=D)
         self.register_buffer("times", torch.full((rounds,), torch.nan, dtype=torch.float64))
         self.times: Tensor
@@ -66,14 +74,20 @@ class LitSpeed(LitModule):
         # foreach=False: one tensor at a time, as little memory as can be
         optimizer = torch.optim.SGD(parameters, lr=self.lr, foreach=False) if parameters else None
         for r in rounds.tolist():
-            found = []
-            for position in range(self.steps + (r == 0)):
-                h, y = self.draw(r, position)
-                start = time.perf_counter()
-                self.one_step(h, y, optimizer)
-                found.append(1e3 * (time.perf_counter() - start))
-            self.times[r] = statistics.median(found[-self.steps :])
+            if r == rounds[0]:
+                self.timed(r, self.steps, optimizer)
+            found: list[float] = []
+            while len(found) < self.steps and (len(found) < LEAST or sum(found) < self.budget):
+                found.append(self.timed(r, len(found), optimizer))
+            self.times[r] = 1e3 * statistics.median(found)
         return self.times[rounds]
+
+    def timed(self, r: int, position: int, optimizer: torch.optim.Optimizer | None) -> float:
+        """Seconds of one step."""
+        h, y = self.draw(r, position)
+        start = time.perf_counter()
+        self.one_step(h, y, optimizer)
+        return time.perf_counter() - start
 
     def draw(self, r: int, position: int) -> tuple[Tensor, Tensor]:
         """h (batch, d) standard normal with a gradient, y (batch,) from Zipf's law: P(k) ~ 1/(k + 1)."""
@@ -92,6 +106,11 @@ class LitSpeed(LitModule):
             optimizer.step()
         if h.device.type == "cuda":
             torch.cuda.synchronize(h.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Times only; a resumed run goes on with a layer made anew."""
+        kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("head.")}
+        checkpoint["state_dict"] = kept
 
     def results(self) -> dict[str, float]:
         """Memory, and what the refresh costs."""
