@@ -319,7 +319,7 @@ def device_name(trainer: Any) -> str:
     import torch
 
     device = trainer.strategy.root_device
-    name = torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
 
 
