@@ -4,13 +4,14 @@ Usage: python scripts/bench_start.py [--repeats 5] [--json FILE]
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import benching
 
 IMPORTS = "import torch, pytorch_lightning"
 # the hook is installed when the runner first imports lossatlas.lit, so that no import is moved forward
@@ -46,7 +47,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=benching.FOLDER / "start.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         words = ["experiment=ldr_noisy", f"output_root={folder}", "rerun=true"]
@@ -59,10 +60,12 @@ def main() -> int:
             "first_step_s": seconds([sys.executable, "-c", run], args.repeats),
         }
     result["ratio"] = result["first_step_s"] / result["import_s"]
-    print("  ".join(f"{name} {value:.2f}" for name, value in result.items()))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    summary = [
+        ["list of experiments", f"{result['list_s']:.2f} s"],
+        ["first training step of a run, from the command line",
+         f"{result['first_step_s']:.1f} s, {result['ratio']:.2f} x the import of torch and Lightning"],
+    ]  # fmt: skip
+    benching.write(args.json, summary, result)
     return 0
 
 

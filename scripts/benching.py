@@ -22,11 +22,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "experiments" / "_bench"
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, threads in use and package versions."""
+    """Processor, cores, threads in use, load and package versions."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),  # of the last minute, by everything that runs there
         "python": platform.python_version(),
         **machine.package_versions(),
     }
@@ -59,7 +60,8 @@ def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int, 
         rounds: >= 1.
         budget: seconds that one side of a round should take; sets how often it is called.
     """
-    first(), second()  # warm
+    for call in (first, second):  # warm
+        call()
     times = [max(1, round(budget / max(seconds(call, 1), 1e-7))) for call in (first, second)]
     found = [
         [seconds(call, n) for call, n in zip((first, second), times, strict=True)] for _ in range(rounds)

@@ -129,6 +129,11 @@ def fetch_one(name: str, args: argparse.Namespace) -> str:
 
         text, source = fetch_text(**declaration(node), place=place, refresh=args.refresh)
         return f"{len(text)} verses ({source})"
+    if "classes" not in node:
+        from lossatlas.data.lines import fetch_lines
+
+        parts, source = fetch_lines(node["name"], node["sources"], node.get("sha256"), place, args.refresh)
+        return f"{sum(part.count(chr(10)) + 1 for part in parts)} sentences ({source})"
     spec = make_spec(node["name"], node["classes"], node["shape"], node.get("sha256"), node.get("labels"))
     table, source = fetch(spec, node["sources"], place, args.refresh)
     return f"{len(table.y)} rows ({source})"

@@ -81,7 +81,7 @@ def replica(
         make_data(seed, dtype), make_net().to(dtype), make_loss(), lambda p: make(p, **options),
         lambda o: step_decay(o, 3, [0.5]), seed=seed, batch_size=16, chunk=2, eval_every=2, **settings,
     )  # fmt: skip
-    return module.to(dtype), torch.get_rng_state()
+    return module.to(dtype)
 
 
 def trained(module: pl.LightningModule, epochs: int = 3, callbacks: tuple = (), ckpt=None) -> pl.Trainer:
@@ -96,8 +96,7 @@ def trained(module: pl.LightningModule, epochs: int = 3, callbacks: tuple = (), 
 
 def alone(case: str, seed: int, epochs: int, **more) -> tuple[LitModule, list[dict], dict]:
     """Module, curves and metrics of a run of its own."""
-    module, state = replica(case, seed, **more)
-    torch.set_rng_state(state)
+    module = replica(case, seed, **more)
     trainer = trained(module, epochs)
     (history,) = [c for c in trainer.callbacks if isinstance(c, History)]
     metrics = {k: v for k, v in history.rows[-1].items() if k != "epoch"}
@@ -106,8 +105,7 @@ def alone(case: str, seed: int, epochs: int, **more) -> tuple[LitModule, list[di
 
 
 def together(case: str, epochs: int, **more) -> Stack:
-    modules, states = zip(*(replica(case, seed, **more) for seed in SEEDS), strict=True)
-    stack = Stack(list(modules), random_states=list(states))
+    stack = Stack([replica(case, seed, **more) for seed in SEEDS])
     trainer = trained(stack, epochs)
     if stack.data is not None and stack.data.val is not None:
         trainer.validate(stack, verbose=False)
@@ -141,9 +139,9 @@ def test_a_replica_ends_as_its_run_alone(case, dtype):
 
 
 def test_one_replica_that_diverges_does_not_touch_the_others():
-    modules, _ = zip(*(replica("sgd", seed) for seed in SEEDS), strict=True)
+    modules = [replica("sgd", seed) for seed in SEEDS]
     modules[1].data.train.x = torch.full_like(modules[1].data.train.x, torch.nan)
-    stack = Stack(list(modules))
+    stack = Stack(modules)
     trainer = trained(stack, 2)
     trainer.test(stack, verbose=False)
     assert "epoch 0, mini-batches 0 to 1" in stack.replica(1)["error"]
@@ -155,10 +153,10 @@ def test_one_replica_that_diverges_does_not_touch_the_others():
 
 
 def test_a_stack_of_diverged_replicas_stops_early():
-    modules, _ = zip(*(replica("sgd", seed) for seed in SEEDS), strict=True)
+    modules = [replica("sgd", seed) for seed in SEEDS]
     for module in modules:
         module.data.train.x = torch.full_like(module.data.train.x, torch.nan)
-    stack = Stack(list(modules))
+    stack = Stack(modules)
     assert trained(stack, 3).current_epoch < 3
     assert all(stack.errors)
 
@@ -167,8 +165,7 @@ def test_a_stack_of_diverged_replicas_stops_early():
 @pytest.mark.parametrize("cut", [1, 2, 3, 5])
 def test_a_stack_cut_by_a_signal_goes_on_bitwise(case, cut, tmp_path):
     def begin():
-        modules, states = zip(*(replica(case, seed, dtype=torch.float32) for seed in SEEDS), strict=True)
-        return Stack(list(modules), random_states=list(states))
+        return Stack([replica(case, seed, dtype=torch.float32) for seed in SEEDS])
 
     whole = begin()
     trained(whole)
@@ -193,7 +190,7 @@ def test_a_stack_cut_by_a_signal_goes_on_bitwise(case, cut, tmp_path):
 @pytest.mark.parametrize("case", ["sgd", "adam"])
 def test_learning_rates_may_differ(case):
     rates = (0.02, 0.1, 0.05)
-    modules = [replica(case, 0, lr=lr)[0] for lr in rates]
+    modules = [replica(case, 0, lr=lr) for lr in rates]
     stack = Stack(modules)
     trained(stack, 2)
     for r, lr in enumerate(rates):
@@ -212,13 +209,12 @@ def test_scalars_of_the_loss_may_differ(name, make):
     values = (0.2, 0.5, 0.9)
 
     def begin(value):
-        module, state = replica("sgd", 0)
+        module = replica("sgd", 0)
         loss = make(**{name: value})
         assert name in loss.stacked_scalars
         if getattr(loss, "indexed", False):
             loss.allocate(len(module.data.train))
         module.loss = loss.double()
-        torch.set_rng_state(state)
         return module
 
     modules = [begin(value) for value in values]
@@ -254,15 +250,14 @@ def test_a_method_with_a_step_of_its_own_cannot_be_stacked():
 
     module = Own(rows(0, torch.float32), mlp(), cross_entropy(), SGD["make"])
     assert not module.can_stack
-    assert replica("sgd", 0)[0].can_stack
+    assert replica("sgd", 0).can_stack
     assert not LitModule(None).can_stack
     with pytest.raises(ValueError, match="can_stack"):
         Stack([module])
 
 
 def test_measuring_leaves_the_stack_as_it_was():
-    modules, states = zip(*(replica("lambda_i", seed) for seed in SEEDS), strict=True)
-    stack = Stack(list(modules), random_states=list(states))
+    stack = Stack([replica("lambda_i", seed) for seed in SEEDS])
     before = {name: value.clone() for name, value in stack.state_dict().items()}
     _, line = faster_together(stack)
     assert line.startswith("3 replicas: ")

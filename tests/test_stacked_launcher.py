@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import yaml
 
 from lossatlas.jobs import Job
+from lossatlas.paths import conf_dir
 from lossatlas.stacked.group import plan
 
 SMOKE = ("-m", "experiment=ldr_noisy", "scale=smoke", "noise=u60", "seed=0,1,2", "callbacks.progress=false")
@@ -109,3 +111,48 @@ def test_bad_sizes_are_refused(cli):
     answer = cli(*SMOKE, "arm=ce", "hydra/launcher=stacked", "hydra.launcher.size=0")
     assert answer.code == 2
     assert "size >= 1" in answer.err
+
+
+def experiments() -> list[str]:
+    """Every experiment at laptop scale, with its own default arm and condition."""
+    return sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", experiments())
+def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, monkeypatch, experiment):
+    """Two seeds of each: in a stack as alone, or one after another with a line that says why.
+
+    One epoch, since float32 rounding grows with every step; the tight comparison is in test_stacked.py.
+    """
+    words = (
+        "-m",
+        f"experiment={experiment}",
+        "scale=smoke",
+        "seed=0,1",
+        "callbacks.progress=false",
+        "logger=none",
+    )
+    default = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text())
+    grid = ((default.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
+    first = [f"{key}={str(value).split(',')[0]}" for key, value in grid.items() if key not in ("arm", "seed")]
+    arm = next((f"arm={d['arm']}" for d in (default,) if d.get("arm")), "arm=aldr_kl")
+    answer = cli(*words, arm, *first, *STACKED)
+    assert answer.code == 0, answer
+
+    def found(folder):
+        paths = folder.glob(f"{experiment}/smoke/*/record.json")
+        return {r["seed"]: r for r in (json.loads(path.read_text()) for path in paths)}
+
+    stacked = found(outputs)
+    if "one after another" in answer.err:
+        assert {r["device"] for r in stacked.values()} == {"cpu"}
+        return
+    assert {r["device"] for r in stacked.values()} == {"cpu, stack of 2"}
+    monkeypatch.setenv("LOSSATLAS_OUTPUTS", str(tmp_path / "single"))
+    assert cli(*words, arm, *first).code == 0
+    for seed, single in found(tmp_path / "single").items():
+        for mine, theirs in (
+            (stacked[seed], single),
+            *zip(stacked[seed]["units"], single["units"], strict=True),
+        ):
+            assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-3, abs=1e-4, nan_ok=True)

@@ -1,7 +1,7 @@
 """What runs beside training: one time-refreshed bar, curves, checkpoints that can be resumed exactly."""
 
 import contextlib
-import os
+import errno
 import random
 import signal
 import sys
@@ -14,6 +14,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
+
+from lossatlas import checkpoint as files
+from lossatlas.jobs import stop_asked
+from lossatlas.signals import STOP, heard_by
 
 
 class Interrupted(Exception):
@@ -98,7 +102,7 @@ class History(Callback):
 
 
 class Checkpoints(Callback):
-    """`last.ckpt`, written atomically at chunk ends, by time or by number of chunks.
+    """`last.ckpt`, sealed and put in place at chunk ends, by time or by number of chunks; `previous.ckpt` is kept.
 
     Lightning's ModelCheckpoint counts optimiser steps, which stay 0 under a raw optimiser or none, and
     its checkpoints hold no random states. Here they are saved in the middle of an epoch or at an
@@ -117,6 +121,7 @@ class Checkpoints(Callback):
         self.every_seconds, self.every_chunks = every_seconds, every_chunks
         self.chunks, self.saved_at = 0, time.monotonic()
         self.stop_signal: int | None = None
+        self._ask: Any = None
         self._resumed: dict[str, Any] | None = None
 
     @contextlib.contextmanager
@@ -128,18 +133,28 @@ class Checkpoints(Callback):
                 raise KeyboardInterrupt
             self.stop_signal = signum
 
-        try:
-            before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: signals go elsewhere
-            before = {}
-        try:
+        with heard_by(ask):
+            self._ask = ask if signal.getsignal(signal.SIGINT) is ask else None
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+        self._ask = None
+
+    def _take_signals(self) -> None:
+        """Lightning puts a handler of its own in front of SIGTERM, which ends an epoch without a checkpoint."""
+        if self._ask is not None:
+            for signum in STOP:
+                signal.signal(signum, self._ask)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Signals are ours again."""
+        self._take_signals()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Signals are ours again."""
+        self._take_signals()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sets the random states of the resumed run, after everything that could have drawn from them."""
+        self._take_signals()
         if self._resumed is not None:
             set_random_state(self._resumed)
             self._resumed = None
@@ -165,20 +180,37 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def _maybe(self, trainer: pl.Trainer) -> None:
-        due = self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds
-        due = due or (self.every_chunks is not None and self.chunks >= self.every_chunks)
-        if due or self.stop_signal is not None:
+        asked = self._asked()
+        if self._due() or asked:
             self.save(trainer)
-        if self.stop_signal is not None:
-            raise Interrupted(f"stopped by {signal.Signals(self.stop_signal).name}")
+        if asked:
+            raise Interrupted(f"stopped by {signal.Signals(asked).name}")
+
+    def _due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        by_time = self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds
+        return by_time or (self.every_chunks is not None and self.chunks >= self.every_chunks)
+
+    def _asked(self) -> int:
+        """The signal that asked for a stop, 0 where none did; a sweep that ends asks as SIGTERM does."""
+        if self.stop_signal is None and stop_asked():
+            return int(signal.SIGTERM)
+        return self.stop_signal or 0
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes a new file beside the old one, then puts it in its place."""
         part = self.path.with_suffix(".part")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            os.replace(part, self.path)
+        try:
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                if not part.exists():  # Lightning swallows a PermissionError
+                    raise PermissionError(errno.EACCES, "Permission denied", str(part))
+                files.put(part, self.path)
+        except BaseException:
+            if part.is_file():
+                part.unlink()  # a full disk: half a checkpoint would only take more of it
+            raise
         self.chunks, self.saved_at = 0, time.monotonic()
 
     def on_save_checkpoint(

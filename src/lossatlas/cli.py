@@ -4,12 +4,14 @@ Nothing here imports torch: a list, a help text or a typo must cost well under a
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lossatlas.errors import UserError
 from lossatlas.paths import conf_dir
+from lossatlas.signals import heard_by, interrupt
 
 HYDRA_FLAGS = (
     "-h",
@@ -35,7 +37,10 @@ def main() -> None:
     if os.environ.get(TRACE_ENV, "0") not in ("", "0") or "debug=trace" in argv:
         sys.exit(dispatch(argv))
     try:
-        code = dispatch(argv)
+        with heard_by(
+            interrupt, (signal.SIGTERM,)
+        ):  # once a run trains, callbacks.Checkpoints listens instead
+            code = dispatch(argv)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         code = 130
@@ -110,7 +115,7 @@ def one_line(error: BaseException) -> str:
             f"{error.override!r} could not be read; write key=value, in quotes where a shell would change it"
         )
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or ''}: {error.strerror}"
+        return f"{error.filename or 'outputs'}: {error.strerror}"
     return text or type(error).__name__
 
 

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas.errors import UserError
+from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.schema import check
 
 SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line there
@@ -83,10 +83,37 @@ def swept_keys(params: Any, arm: str | None) -> list[str]:
     return [str(key) for key, value in params.items() if "," in str(value)] if arm in arms else []
 
 
+def stop_asked() -> bool:
+    """Whether Ctrl-C or SIGTERM told the sweep that this process belongs to that it should stop."""
+    sweep = os.environ.get(SWEEP_ENV)
+    return sweep is not None and (Path(sweep) / "stop").exists()
+
+
 def job(cfg: DictConfig) -> float | None:
-    """Hydra's task function: runs or skips one job, records its end, returns the objective for a sweeper."""
+    """Hydra's task function: runs or skips one job, records its end, returns the objective for a sweeper.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal; in a sweep of several processes it returns, so that the others can save.
+        Halt: in a sweep, the outputs cannot be written any more.
+    """
     hydra = HydraConfig.get()
     sweep = os.environ.get(SWEEP_ENV) if hydra.mode == RunMode.MULTIRUN else None
+    if sweep is None:
+        return _run(cfg, hydra, None)
+    parallel = "BasicLauncher" not in str(hydra.launcher.get("_target_", ""))
+    try:
+        if stop_asked():
+            raise KeyboardInterrupt
+        return _run(cfg, hydra, sweep)
+    except KeyboardInterrupt:
+        if not parallel:
+            raise
+        return None
+    except (StorageError, OSError) as error:  # the disk: every further job would meet it, too
+        raise Halt(str(error) if isinstance(error, StorageError) else f"{sweep}: {error.strerror}") from None
+
+
+def _run(cfg: DictConfig, hydra: Any, sweep: str | None) -> float | None:
     try:
         check(cfg)
         what = describe(cfg, hydra)
@@ -94,6 +121,8 @@ def job(cfg: DictConfig) -> float | None:
 
         outcome = runner.run(cfg, what, quiet=sweep is not None and what.parallel)
     except UserError as error:
+        if sweep is not None and isinstance(error, StorageError):
+            raise
         if sweep is None:
             if cfg.trace:
                 raise

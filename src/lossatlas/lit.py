@@ -80,25 +80,24 @@ class LitModule(LightningModule):
     # ---------------------------------------------------------------- what a paper overrides
     @property
     def can_stack(self) -> bool:
-        """Whether replicas can be trained as one vectorised run (lossatlas.stacked): supervised, with this step.
+        """Whether replicas can be trained as one vectorised run (lossatlas.stacked).
 
-        A method whose `losses` are no pure function of parameters, buffers and mini-batch answers False.
+        By itself so for supervised methods that leave the step and the losses to this class. One with `losses` of its
+        own answers True where they are a pure function of parameters, buffers and mini-batch, random numbers left out.
         """
-        own = type(self)
-        same = all(
-            getattr(own, n) is getattr(LitModule, n) for n in ("step", "descend", "training_step", "play")
-        )
+        own, shared = type(self), ("step", "losses", "descend", "mini_batches", "training_step")
+        same = all(getattr(own, name) is getattr(LitModule, name) for name in shared)
         return same and self.data is not None and self.net is not None
 
     @classmethod
-    def stack(cls, replicas: "list[Any]", scalars: dict[str, Tensor], random_states: list[Tensor]) -> Any:
+    def stack(cls, replicas: "list[Any]", scalars: dict[str, Tensor]) -> Any:
         """One module that trains all replicas; a method with rounds of its own may give its own.
 
         What comes back has `replica(r)`: error, metrics, rows, units and extras of one replica.
         """
         from lossatlas.stacked.stack import Stack
 
-        return Stack(replicas, scalars, random_states)
+        return Stack(replicas, scalars)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (b, K) of inputs (b, *shape)."""
@@ -197,8 +196,8 @@ class LitModule(LightningModule):
         """The mini-batches of a chunk of training indices (m,)."""
         assert self.data is not None
         size = self.batch_size // self.trainer.world_size
-        chunk = self.data.batch(self.data.train, index.to(self.device), train=True)
-        return map(Batch._make, zip(*(part.split(size) for part in chunk), strict=True))
+        draws = self.data.draws(self.seed, self.current_epoch, index)
+        return self.data.batches(self.data.train, index.to(self.device), size, train=True, draws=draws)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and steps the schedule."""

@@ -23,11 +23,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossatlas.errors import UserError
+from lossatlas.errors import UserError, unwritable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+LIMIT = 256 << 20  # bytes of a file that can be a record
 STATUSES = ("done", "failed", "interrupted", "diverged")
 HEAD = ("experiment", "scale", "arm")
 MIDDLE = ("seed", "unit", "status")
@@ -96,7 +97,7 @@ def write_text(text: str | bytes, path: str | Path) -> None:
     """Write a file atomically: a temporary file in the same folder, fsync, then os.replace.
 
     Raises:
-        UserError: the folder cannot be made or written.
+        UserError: the folder cannot be made or written; a StorageError where the disk is full.
     """
     path = Path(path)
     data = text.encode() if isinstance(text, str) else text
@@ -111,16 +112,17 @@ def write_text(text: str | bytes, path: str | Path) -> None:
             os.chmod(temporary, 0o644)  # mkstemp gives 0600, which keeps colleagues from reading evidence
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path} cannot be written ({reason}): choose a folder you may write to") from None
+        raise unwritable(error, path, "free space there or choose a folder you may write to") from None
 
 
 def read(path: str | Path) -> Record | None:
     """Read a record; None if the file is missing, torn or no record: to the runner that run is not done."""
     try:
+        if Path(path).stat().st_size > LIMIT:
+            return None
         raw = json.loads(Path(path).read_text())
         known = {f.name for f in fields(Record)}
         record = Record(**{key: value for key, value in raw.items() if key in known})
@@ -128,7 +130,7 @@ def read(path: str | Path) -> Record | None:
         record.units = [{**unit, "metrics": _floats(unit["metrics"])} for unit in record.units]
         record.seconds, record.peak_mb = _float(record.seconds), _float(record.peak_mb)
         _check(record)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, UserError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, UserError):
         return None
     return record
 

@@ -1,24 +1,25 @@
 """One run: seed -> data -> LitModule -> Trainer -> fit (from the last checkpoint) -> test -> record."""
 
-import fcntl
 import json
 import logging
 import os
 import random
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import records
-from lossatlas.errors import UserError
+from lossatlas import checkpoint, records
+from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
+from lossatlas.locks import locked
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
 
 FINISHED = ("done", "diverged")  # a diverged run is a result: it diverges again
@@ -41,22 +42,26 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         UserError: data, parts or devices that the config asks for are not to be had; nothing is written.
         KeyboardInterrupt: stopped by a signal, after checkpoint and record.
     """
-    kept = finished(cfg, job)
-    if kept is not None:
-        return kept
-    if cfg.trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
-        from lossatlas import launch
-
-        return launch.processes(cfg, job)
+    if found := finished(cfg, job):
+        return found
     with locked(job.folder):
+        if found := finished(cfg, job):  # by another process, between the first look and the lock
+            return found
         if cfg.rerun is True:
-            (job.folder / "last.ckpt").unlink(missing_ok=True)
+            checkpoint.forget(job.folder / "last.ckpt")
+        if cfg.trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
+            from lossatlas import launch
+
+            return launch.processes(cfg, job)
         return execute(cfg, job, quiet)
 
 
 def finished(cfg: DictConfig, job: Job) -> Outcome | None:
     """The outcome of a run whose finished record need not be repeated, else None."""
-    found = records.read(job.folder / "record.json")
+    path = job.folder / "record.json"
+    found = records.read(path)
+    if found is None and path.exists():
+        print(f"lossatlas: {job.name}: record.json torn; the run is taken up again", file=sys.stderr)
     if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
         return None
     other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
@@ -73,8 +78,10 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     try:
         metrics = train(trainer, module, checkpoints, job.folder)
     except Exception as problem:
+        if full := storage_error(problem, job.folder):
+            raise full from None
         status, error = failure(problem)
-        (job.folder / "error.txt").write_text(traceback.format_exc())
+        records.write_text(traceback.format_exc(), job.folder / "error.txt")
     if trainer.global_rank != 0:
         return Outcome(status, error or "")
     record = make_record(
@@ -84,7 +91,7 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
-    if status == "interrupted":
+    if status == "interrupted" or (checkpoints and checkpoints.stop_signal):  # in the last evaluation
         raise KeyboardInterrupt
     return outcome_of(cfg, job, record)
 
@@ -151,7 +158,7 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
     if cfg.trainer.compile and module.net is not None:
         module.net = _compiled(module.net)
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)))
+    records.write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)), job.folder / "config.yaml")
     return module
 
 
@@ -180,9 +187,9 @@ def build_trainer(cfg: DictConfig, folder: Path, name: str, quiet: bool) -> tupl
 
 def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str, float]:
     """Fit from the last checkpoint where there is one, then test; returns the final metrics."""
-    ckpt = folder / "last.ckpt"
-    with checkpoints.signals() if checkpoints else _nothing():
-        trainer.fit(module, ckpt_path=ckpt if ckpt.exists() else None, weights_only=True)
+    ckpt = checkpoint.pick(folder / "last.ckpt", owner=trainer.is_global_zero)
+    with checkpoints.signals() if checkpoints else nullcontext(), _no_exit():
+        trainer.fit(module, ckpt_path=ckpt, weights_only=True)
         rows = _history(
             trainer
         )  # not the logger's last line: a run cut behind its last epoch resumes with it
@@ -269,31 +276,12 @@ def _compiled(net: Any) -> Any:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process per run folder; the system drops the lock of a process that died."""
+def _no_exit() -> Iterator[None]:
+    """Lightning answers a second Ctrl-C, and a SIGTERM that comes between two of its stages, with SystemExit."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror}; set output_root=DIR to a writable folder"
-        ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder} is being written by another process; wait for it or change output_root"
-            ) from None
         yield
-    if not any(path.name != ".lock" for path in folder.iterdir()):  # refused before anything was written
-        (folder / ".lock").unlink()
-        folder.rmdir()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
 
 
 def _history(trainer: Any) -> list[dict[str, float]]:
@@ -314,8 +302,7 @@ def write_curves(rows: list[dict[str, float]], folder: Path) -> str | None:
     writer = csv.DictWriter(text, names)
     writer.writeheader()
     writer.writerows(rows)
-    (folder / "curves.csv.part").write_text(text.getvalue())
-    (folder / "curves.csv.part").replace(folder / "curves.csv")
+    records.write_text(text.getvalue(), folder / "curves.csv")
     return "curves.csv"
 
 

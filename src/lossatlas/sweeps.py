@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas.errors import UserError
+from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import SWEEP_ENV, describe
 from lossatlas.paths import conf_dir, experiments_dir, is_checkout
 from lossatlas.schema import check, nearest
+from lossatlas.signals import heard_by
 
 RunHydra = Callable[[list[str]], None]
 
@@ -53,7 +55,12 @@ def check_command(argv: list[str]) -> DictConfig:
 
 
 def study(argv: list[str], run_hydra: RunHydra) -> int:
-    """A multirun: every job of the grid, then records, table, figure and verdicts. Returns the exit code."""
+    """A multirun: every job of the grid, then records, table, figure and verdicts. Returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal; the running jobs have saved themselves.
+        UserError: a wrong word, or outputs that cannot be written any more.
+    """
     words = [arg for arg in argv if not arg.startswith("-")]
     flags = [arg for arg in argv if arg.startswith("-")]
     words = [word.removeprefix("+") if word.startswith("+grid=") else word for word in words]
@@ -77,11 +84,34 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     (sweep / "total").write_text(json.dumps(sum(_count(base, block) for block in blocks)))
     os.environ[SWEEP_ENV] = str(sweep)
     try:
-        for block in blocks:
-            run_hydra([*flags, *block])
+        with _stoppable(sweep):
+            for block in blocks:
+                run_hydra([*flags, *block])
+    except Halt as halt:
+        raise StorageError(str(halt)) from None
     finally:
-        code = finish(base, sweep)
-    return code
+        os.environ.pop(SWEEP_ENV, None)
+        (Path(base.output_root) / ".multirun" / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own copy
+    if (sweep / "stop").exists():
+        raise KeyboardInterrupt
+    return finish(base, sweep)
+
+
+@contextmanager
+def _stoppable(sweep: Path) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM lets running jobs save themselves and starts no other; the second ends at once.
+
+    Jobs look for a file, because they may run in processes that get no signal.
+    """
+    stop = sweep / "stop"
+
+    def ask(signum: int, _: Any) -> None:
+        if stop.exists():
+            raise KeyboardInterrupt
+        stop.touch()
+
+    with heard_by(ask):
+        yield
 
 
 def finish(cfg: DictConfig, sweep: Path) -> int:

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from stand_ins import sha
 
+from lossatlas.data.lines import load_lines
 from lossatlas.data.text import (
     BRS_HEADER,
     BRS_MAGIC,
@@ -266,3 +267,44 @@ def test_words_refuses_what_the_text_does_not_hold() -> None:
         next_words(fake_verses(), context=0)
     with pytest.raises(UserError, match="no whole chapter"):
         next_words(fake_verses(), tokens={"train": 10**6})
+
+
+# --- tokenised lines with parts of their own
+
+
+def lines_source(folder: Path) -> dict:
+    (folder / "text").mkdir(parents=True, exist_ok=True)
+    texts = {"a.txt": " the <unk> cat \n N cats sat \n", "b.txt": " the cat sat \n", "c.txt": " a cat \n"}
+    for name, text in texts.items():
+        (folder / "text" / name).write_text(text)
+    return {
+        "kind": "files",
+        "path": "text",
+        "files": {n: {"sha256": sha(t.encode())} for n, t in texts.items()},
+    }
+
+
+def test_tokenised_lines_keep_their_parts_and_marks(tmp_path: Path) -> None:
+    source = lines_source(tmp_path / "mirror")
+    place = {"root": tmp_path / "root", "mirrors": [tmp_path / "mirror"]}
+    corpus = load_lines("toy", [source], **place)
+    assert corpus.text == ("the <unk> cat <eos>", "N cats sat <eos>", "the cat sat <eos>", "a cat <eos>")
+    assert corpus.books == ("train", "val", "test")
+    (tmp_path / "mirror" / "text" / "a.txt").unlink()
+    assert load_lines("toy", [source], **place).text == corpus.text
+    data = next_words(corpus, context=3, at_least=1, own_parts=True, val=True)
+    assert data.classes == 7  # the, <unk>, cat, <eos>, N, cats, sat
+    assert (len(data.train), len(data.test)) == (8, 2)  # `a` is unknown
+    assert data.val is not None
+    assert len(data.val) == 4
+    assert data.train.x[4].tolist() == [*data.train.x[3, 1:].tolist(), int(data.train.y[3])]  # over <eos>
+
+
+def test_tokenised_lines_that_are_not_there_are_one_line(tmp_path: Path) -> None:
+    source = lines_source(tmp_path / "mirror")
+    url = {"kind": "url", "url": "http://127.0.0.1:9/x", "files": source["files"]}
+    with pytest.raises(UserError, match=r"files text \(a.txt, b.txt, c.txt not in.*url http.*cannot reach"):
+        load_lines("toy", [source, url], root=tmp_path / "root")
+    with pytest.raises(UserError, match="its sentences have sha256"):
+        load_lines("toy", [source], sha256="0" * 64, root=tmp_path / "root", mirrors=[tmp_path / "mirror"])
+    assert load_lines("toy", fake=True).source == "fake"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from lossatlas.claims import tests
-from lossatlas.claims.grid import NotRunError, UnfitError, canonical
+from lossatlas.claims.grid import NotRunError, UnfitError, canonical, canonicals
 from lossatlas.claims.spec import Better, Bound, Check, Close, Order, Ratio, Slope
 from lossatlas.claims.statistics import Statistic
 from lossatlas.claims.tests import Result
@@ -175,7 +176,7 @@ def _arms(check: Check, table: DataFrame) -> list[str]:
 
 
 def _of(table: DataFrame, arm: str) -> DataFrame:
-    part = table[table["arm"].map(canonical) == canonical(arm)]
+    part = table[canonicals(table["arm"]) == canonical(arm)]
     if part.empty:
         raise NotRunError(f"no run of arm {arm}")
     return part
@@ -183,26 +184,36 @@ def _of(table: DataFrame, arm: str) -> DataFrame:
 
 def _wide(table: DataFrame, key: str, names: Sequence[str], arm: str = "", finite: bool = True) -> _Wide:
     """Units by the named arms (or steps): common units only; the others and failed runs go to the remark."""
-    keyed = table.assign(_key=table[key].map(canonical))
     columns = [canonical(name) for name in names]
+    codes, different = pd.factorize(table[key], use_na_sentinel=False)
+    known = [canonical(text) for text in different]
     for column, name in zip(columns, names, strict=True):
-        if column not in set(keyed["_key"]):
+        if column not in known:
             raise NotRunError(f"no run of {'arm ' if key == 'arm' else ''}{name}")
-    keyed = keyed[keyed["_key"].isin(columns)]
-    values = keyed.pivot(index="unit", columns="_key", values="value")[columns]
-    failed = keyed.pivot(index="unit", columns="_key", values="failed")[columns]
-    common = failed.notna().all(axis=1).to_numpy()
-    units = [str(unit) for unit in failed.index[common]]
+    order = {column: j for j, column in enumerate(dict.fromkeys(columns))}
+    place = np.array([order.get(text, -1) for text in known])[codes]  # each row's column
+    on = np.asarray(place >= 0)
+    rows = table[on]
+    place, (unit, every) = place[on], pd.factorize(rows["unit"], sort=True)
+    # the work of a pivot, whose sorting and indices would take most of a study's end
+    values, failed = np.full((2, len(every), len(order)), np.nan)
+    if np.bincount(unit * len(order) + place).max() > 1:
+        raise ValueError(f"a unit has two rows for one of {', '.join(names)}")
+    values[unit, place], failed[unit, place] = rows["value"], rows["failed"]
+    twice = [order[column] for column in columns]
+    values, failed = values[:, twice], failed[:, twice]
+    common = np.asarray(~np.isnan(failed).any(axis=1))
+    units = [str(one) for one in every[common]]
     if not units:
         raise NotRunError(f"no unit has a run of each of {', '.join(names)}")
-    grid, flags = values.to_numpy(float)[common], failed.to_numpy(float)[common] == 1
+    grid, flags = values[common], failed[common] == 1
     if finite:
         grid = np.where(np.isfinite(grid), grid, np.nan)
         absent = np.isnan(grid).all(axis=0) & ~flags.all(axis=0)
         if absent.any():
             raise NotRunError(f"{names[int(np.argmax(absent))]} has no finite value")
     shown = frozenset((arm, names[j], units[i]) for i, j in np.argwhere(flags))
-    return _Wide(grid, flags, units, frozenset(failed.index[~common]), shown)
+    return _Wide(grid, flags, units, frozenset(every[~common]), shown)
 
 
 def _worst_filled(wide: _Wide, table: DataFrame, direction: int) -> _Wide:

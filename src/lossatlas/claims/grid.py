@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from lossatlas.claims.spec import MetricStatistic
 from lossatlas.claims.tests import log_slopes
@@ -39,6 +40,12 @@ def canonical(text: object) -> str:
         return str(text)
 
 
+def canonicals(column: Series) -> np.ndarray:
+    """(n,) `canonical` of a column's entries, each different text looked at once."""
+    codes, different = pd.factorize(column, use_na_sentinel=False)
+    return np.array([canonical(text) for text in different], object)[codes]
+
+
 def number_in(text: str) -> float:
     """The number a condition's name stands for ("1e-2", "n64", "u30"), NaN if there is none."""
     found = NUMBER.search(text)
@@ -52,7 +59,7 @@ def where(rows: DataFrame, point: Mapping[str, str]) -> DataFrame:
         NotRunError: there are none.
     """
     for key, value in point.items():
-        rows = rows[_column(rows, key).map(canonical) == canonical(value)]
+        rows = rows[canonicals(_column(rows, key)) == canonical(value)]
         if rows.empty:
             raise NotRunError(f"no run at {key}={value}")
     return rows
@@ -108,10 +115,10 @@ def _axis(
     part: DataFrame, over: Sequence[str], values: Sequence[str] | Mapping[str, float] | None, ordered: bool
 ) -> tuple[DataFrame, dict[str, float]]:
     """The rows on the axis with their `step` and `x`, and the number of each step, in order."""
-    names = {key: _column(part, key) for key in over}
-    step = names[over[0]].map(canonical)
+    names = {key: canonicals(_column(part, key)) for key in over}
+    step = names[over[0]]
     for key in over[1:]:
-        step = step + " " + names[key].map(canonical)
+        step = step + " " + names[key]
     if values is not None:
         given = values if isinstance(values, Mapping) else {value: number_in(value) for value in values}
         x = {canonical(value): float(number) for value, number in given.items()}
@@ -124,7 +131,7 @@ def _axis(
             raise NotRunError(
                 f"{over[0]} has values without a number: the statistic must list `values` in order"
             )
-    part = part.assign(step=step, x=step.map(lambda s: x.get(s, np.nan)))
+    part = part.assign(step=step, x=[x.get(s, np.nan) for s in step])
     return part[part["step"].isin(list(x))], x
 
 

@@ -74,7 +74,7 @@ def _windows(x: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
     """One (C, H, W) window of each padded image.
 
     The padded batch is looked at as (every offset, C, H, W) with overlapping strides, so that a window is one
-    row of index_select, copied line by line: 30 times faster than an index tensor per pixel.
+    row of index_select, copied line by line instead of by an index per pixel.
     """
     b, C, H, W = x.shape
     if b == 0:

@@ -71,6 +71,7 @@ def next_words(
     tokens: Mapping[str, int] | None = None,
     at_least: int = 20,
     at_most: int | None = None,
+    own_parts: bool = False,
     name: str = "words",
     limit: Mapping[str, int | None] | None = None,
     val: bool = False,
@@ -84,6 +85,8 @@ def next_words(
         corpus: the text.
         context: previous words of a sample, >= 1.
         tokens: {train, val, test} tokens of the parts; a number of at most 1 is a share of the text.
+        own_parts: the corpus comes tokenised, its words apart by spaces, its books being train, val and test:
+            `tokens` is not used.
         at_least, at_most: of `vocabulary`, counted in the training part.
         name: of the data set.
         limit: {train, test} samples kept, the first ones; None keeps all.
@@ -97,12 +100,10 @@ def next_words(
     """
     if context < 1 or at_least < 1:
         raise UserError(f"data.context and data.at_least must be >= 1, got {context} and {at_least}")
-    spoken = [words(verse) for verse in corpus.text]
-    lengths = [len(w) for w in spoken]
-    shares = {"train": 0.8, "val": 0.1, "test": 0.1, **(tokens or {})}
-    total = sum(lengths)
-    sizes = [int(v if v > 1 else v * total) for v in (shares["train"], shares["val"], shares["test"])]
-    parts = split_chapters(corpus, lengths, sizes)
+    spoken = [verse.split() if own_parts else words(verse) for verse in corpus.text]
+    parts = (
+        [np.flatnonzero(corpus.book == k) for k in range(3)] if own_parts else _parts(corpus, spoken, tokens)
+    )
     known = vocabulary((w for i in parts[0] for w in spoken[i]), at_least, at_most)
     if len(known) < 3:
         raise UserError(f"a vocabulary of at least 3 words is needed, got {len(known)}: lower data.at_least")
@@ -115,6 +116,18 @@ def next_words(
         test=_first(test, keep.get("test")),
         val=_first(held_out, keep.get("test")) if val else None,
         source=corpus.source,
+    )
+
+
+def _parts(corpus: Verses, spoken: list[list[str]], tokens: Mapping[str, int] | None) -> list[np.ndarray]:
+    """Training, validation and test verses by numbers or shares of tokens."""
+    lengths = [len(w) for w in spoken]
+    wanted = {"train": 0.8, "val": 0.1, "test": 0.1, **(tokens or {})}
+    total = sum(lengths)
+    return split_chapters(
+        corpus,
+        lengths,
+        [int(v if v > 1 else v * total) for v in (wanted["train"], wanted["val"], wanted["test"])],
     )
 
 

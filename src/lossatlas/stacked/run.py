@@ -1,6 +1,7 @@
 """One stacked run: R modules built as for R single runs, one Trainer, R records."""
 
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lossatlas import records, runner
+from lossatlas import checkpoint, records, runner
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
 from lossatlas.stacked.group import scalars_of
@@ -54,11 +55,13 @@ def _together(pairs: Sequence[Pair], quiet: bool, measure: bool) -> list[runner.
     with ExitStack() as locks:
         for _, other in pairs:
             locks.enter_context(runner.locked(other.folder))
-        modules, states = zip(*(_built(*pair) for pair in pairs), strict=True)
+        if any(runner.finished(*pair) for pair in pairs):  # by another process, meanwhile
+            return _alone(job, "another process has finished one of them")
+        modules = [runner.build_module(*pair) for pair in pairs]
         if not modules[0].can_stack:
             return _alone(job, f"{type(modules[0]).__name__} trains one replica at a time")
         _share_inputs(modules)
-        stack = type(modules[0]).stack(list(modules), _scalars(pairs, modules), list(states))
+        stack = type(modules[0]).stack(modules, _scalars(pairs, modules))
         why = _unfit_optimizer(stack)
         if why is None and measure and isinstance(stack, Stack) and not (folder / "last.ckpt").exists():
             together, line = faster_together(stack)
@@ -69,11 +72,6 @@ def _together(pairs: Sequence[Pair], quiet: bool, measure: bool) -> list[runner.
         return _trained(stack, pairs, folder, start, quiet)
 
 
-def _built(cfg: DictConfig, job: Job) -> tuple[Any, torch.Tensor]:
-    """A replica's module, and the random state in which its own training would have begun."""
-    return runner.build_module(cfg, job), torch.get_rng_state()
-
-
 def _trained(
     stack: Any, pairs: Sequence[Pair], folder: Path, start: float, quiet: bool
 ) -> list[runner.Outcome]:
@@ -81,7 +79,7 @@ def _trained(
     cfg = cfg.copy()
     cfg.logger = {}  # the replicas' own loggers are filled at the end
     if cfg.rerun is True:
-        (folder / "last.ckpt").unlink(missing_ok=True)
+        checkpoint.forget(folder / "last.ckpt")
     name = f"{job.name.rsplit('-', 2)[0]} x{len(pairs)}"
     trainer, checkpoints = runner.build_trainer(cfg, folder, f"{name}-", quiet)
     status, error = "done", None
@@ -108,9 +106,7 @@ def _trained(
     if status == "interrupted":
         raise KeyboardInterrupt
     if status == "done":
-        for path in folder.glob("*"):
-            path.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
     return outcomes
 
 
@@ -121,7 +117,7 @@ def _keep_model(stack: Stack, r: int, trainer: Any, folder: Path) -> None:
     state = {name: value.clone() for name, value in stack.replicas[r].state_dict().items()}
     part = folder / "last.part"
     torch.save({"state_dict": state, "epoch": trainer.current_epoch, "global_step": 0}, part)
-    part.replace(folder / "last.ckpt")
+    checkpoint.put(part, folder / "last.ckpt")
 
 
 def _fill_loggers(cfg: DictConfig, left: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ once an epoch (curves, evaluation, a paper's own hooks) is done by the replicas 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,8 +70,6 @@ class Stack(LightningModule):
     Args:
         replicas: modules of one class, net and data shape; seeds, data and the scalars below may differ.
         scalars: attributes of the loss that differ between replicas, name to (R,).
-        random_states: torch's global random state behind the building of each replica: augmentations draw
-            from it, replica by replica. None: the present state for all.
 
     Raises:
         ValueError: no replica, or a method that cannot be stacked.
@@ -82,7 +79,6 @@ class Stack(LightningModule):
         self,
         replicas: list[LitModule],
         scalars: dict[str, Float[Tensor, " R"]] | None = None,
-        random_states: list[Tensor] | None = None,
     ) -> None:
         super().__init__()
         if not replicas or not all(r.can_stack for r in replicas):
@@ -91,7 +87,6 @@ class Stack(LightningModule):
         self.replicas = nn.ModuleList(replicas)
         self.data = replicas[0].data
         self.chunk, self.scalars = replicas[0].chunk, scalars or {}
-        self.random_states = random_states or [torch.get_rng_state() for _ in replicas]
         self.rows: list[list[dict[str, float]]] = [[] for _ in replicas]
         self.errors: list[str | None] = [None for _ in replicas]
         self._logged: list[dict[str, float]] = [{} for _ in replicas]
@@ -195,11 +190,12 @@ class Stack(LightningModule):
         self.data = self._lits[0].data
 
     def training_step(self, index: Tensor, _: int) -> None:
-        """One chunk of every replica: its samples are gathered at once, then one vectorised step per mini-batch."""
-        size, total, count = self._lits[0].batch_size, 0.0, 0
-        chunks = [torch.stack(part) for part in zip(*self._gather(index), strict=True)]
-        for x, y, at in zip(*(part.split(size, dim=1) for part in chunks), strict=True):
-            losses = self.mean_losses(x, y, at)
+        """One chunk of every replica: one vectorised step per mini-batch."""
+        total, count = 0.0, 0
+        for batches in zip(
+            *(lit.mini_batches(at) for lit, at in zip(self._lits, index, strict=True)), strict=True
+        ):
+            losses = self.mean_losses(*map(torch.stack, zip(*batches, strict=True)))
             self.descend(losses)
             total, count = total + losses.detach().double(), count + 1
         assert isinstance(total, Tensor)
@@ -207,28 +203,6 @@ class Stack(LightningModule):
         sums[:, 0] += total
         sums[:, 1] += count
         self._note_divergence(total / count, count)
-
-    def _gather(self, index: Tensor) -> Iterator[Batch]:
-        """Each replica's chunk, augmented with its own random numbers."""
-        for r, lit in enumerate(self._lits):
-            assert lit.data is not None
-            if lit.data.augment is None:
-                yield lit.data.batch(lit.data.train, index[r].to(self.device), train=True)
-                continue
-            with self._random(r):
-                batch = lit.data.batch(lit.data.train, index[r].to(self.device), train=True)
-            yield batch
-
-    @contextmanager
-    def _random(self, r: int) -> Iterator[None]:
-        """Draws go on in the random state of replica r."""
-        outside = torch.get_rng_state()
-        torch.set_rng_state(self.random_states[r])
-        try:
-            yield
-        finally:
-            self.random_states[r] = torch.get_rng_state()
-            torch.set_rng_state(outside)
 
     def _note_divergence(self, means: Float[Tensor, " R"], count: int) -> None:
         finite = torch.isfinite(means)
@@ -243,15 +217,13 @@ class Stack(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """The replicas' own hook."""
-        for r, lit in enumerate(self._lits):
-            with self._random(r):
-                lit.on_train_epoch_start()
+        for lit in self._lits:
+            lit.on_train_epoch_start()
 
     def on_train_epoch_end(self) -> None:
         """The replicas' own hook, a row of each one's curves, then the schedule."""
         for r, lit in enumerate(self._lits):
-            with self._random(r):
-                lit.on_train_epoch_end()
+            lit.on_train_epoch_end()
             if self.errors[r] is None:
                 self.rows[r].append({"epoch": float(self.current_epoch + 1), **self._logged[r]})
             self._logged[r].clear()
@@ -310,9 +282,8 @@ class Stack(LightningModule):
 
     # ---------------------------------------------------------------- checkpoints
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Curves, errors and random states of the replicas."""
-        states = {"rows": self.rows, "errors": self.errors, "random_states": self.random_states}
-        checkpoint["stack"] = states
+        """Curves and errors of the replicas."""
+        checkpoint["stack"] = {"rows": self.rows, "errors": self.errors}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The inverse."""

@@ -7,24 +7,20 @@ Eq. 2    minimise -(1/n) sum_i log P(y_i | x_i) + lambda sum_k sum_j |psi_kj|; a
 Eq. 3    d psi_k = sum over l >= k of d beta_l; lambda_max = max |d loss / d psi| at psi = 0.
 Limits   lambda >= lambda_max: class frequencies; first=False, lambda = inf: proportional odds; K = 2: l1 logistic.
 Differs  proximal Newton (l1 part by FISTA and a solve) for coordinate descent; an optimum on the domain's edge is
-         followed by a barrier instead of stopping; stratified folds, 10 lambdas instead of 20; code counts y from 0.
+         followed by a barrier instead of stopping; folds stratified by class; code counts y from 0.
 """
 
 from lossatlas.papers.presto.estimator import Presto, RareLogistic
-from lossatlas.papers.presto.path import Penalty, class_probabilities, cross_validate, fit_path, lambda_grid
-from lossatlas.papers.presto.repetitions import run_repetition, run_repetitions, run_splits
-from lossatlas.papers.presto.simulate import simulate
+from lossatlas.papers.presto.path import Penalty, cross_validate, fit_path, lambda_grid
+from lossatlas.papers.presto.simulate import load_table, simulate
 
 __all__ = [
     "Penalty",
     "Presto",
     "RareLogistic",
-    "class_probabilities",
     "cross_validate",
     "fit_path",
     "lambda_grid",
-    "run_repetition",
-    "run_repetitions",
-    "run_splits",
+    "load_table",
     "simulate",
 ]

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
@@ -15,6 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from lossatlas.papers.presto.path import (
+    Choice,
+    Path,
     Penalty,
     class_probabilities,
     clip_probabilities,
@@ -28,8 +31,8 @@ from lossatlas.papers.presto.path import (
 class Presto(ClassifierMixin, BaseEstimator):
     """Ordinal classifier with one slope vector per boundary, neighbours shrunk together (eq. 1 and 2).
 
-    Numbers as labels are ordered by value: the sorted distinct values are the classes, whatever they are, and the
-    rare end is the last; other labels need `classes`. Constant features get slope 0 and a warning; K = 2 is plain
+    Whole numbers as labels are ordered by value: the sorted distinct values are the classes, whatever they are, and
+    the rare end is the last; other labels need `classes`. Constant features get slope 0 and a warning; K = 2 is plain
     penalised logistic regression and says so. Two baselines of the paper are limits: proportional odds is
     ``Presto(lambda_=math.inf, penalise_first=False)``, squared differences ``Presto(penalty="l2")``.
 
@@ -37,7 +40,8 @@ class Presto(ClassifierMixin, BaseEstimator):
         lambda_: penalty >= 0 (inf allowed) in units of the mean loss on standardised features; None: chosen by
             cross-validation on the Brier score of the class probabilities, the largest lambda among the minimisers.
         n_lambdas: length of the path, >= 1. lambda_min_ratio: its end over lambda_max, in (0, 1]; None: .01, l2 .001.
-        cv: folds, >= 2, stratified by class. random_state: seed of the shuffle into folds, int >= 0.
+        cv: folds, >= 2, stratified by class; a fold whose training rows miss a class is left out of the score, with a
+            warning. random_state: seed of the shuffle into folds, int >= 0.
         penalty: "l1" or "l2". penalise_first: penalise psi_1 = beta_1, too, as the paper does.
         classes: the labels in their order, for labels that are not numbers.
         tol: KKT violation to stop at, > 0. max_steps: proximal steps of a fit, >= 1.
@@ -48,8 +52,7 @@ class Presto(ClassifierMixin, BaseEstimator):
         of the last call of predict_proba where boundaries crossed: probabilities clipped at 0 and renormalised.
 
     Raises:
-        ValueError: NaN, infinite or sparse X, one class, labels outside `classes`, parameters out of range, a class
-            with fewer than two rows in a fit with cross-validation.
+        ValueError: NaN, infinite or sparse X, one class, labels outside `classes`, parameters out of range.
 
     Example:
         >>> X = np.random.default_rng(0).normal(size=(200, 3))
@@ -60,8 +63,8 @@ class Presto(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         lambda_: float | None = None,
-        n_lambdas: int = 10,
-        cv: int = 3,
+        n_lambdas: int = 20,
+        cv: int = 5,
         penalty: str = "l1",
         penalise_first: bool = True,
         lambda_min_ratio: float | None = None,
@@ -99,31 +102,27 @@ class Presto(ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"constant features get slope 0: columns {np.flatnonzero(constant).tolist()}", stacklevel=2
             )
-        self._solve(torch.from_numpy(np.ascontiguousarray(X))[None], torch.from_numpy(code)[None])
+        rows, codes = (torch.from_numpy(np.ascontiguousarray(t))[None] for t in (X, code))
+        path, choice = fit_batch(self, rows, codes, torch.tensor([self.random_state]))
+        self.alpha_, self.psi_, self.beta_ = (t[0, 0].numpy() for t in (path.alpha, path.psi, path.beta))
+        self.best_lambda_, self.kkt_, self.n_steps_ = map(float, (path.lambdas, path.kkt, path.steps))
+        self.lambdas_, self.scores_ = (
+            (np.empty(0), np.empty(0))
+            if choice is None
+            else (choice.lambdas[0].numpy(), choice.score[0].numpy())
+        )
+        self.n_clipped_ = 0
+        self._warn(path, choice)
         return self
 
-    def _solve(self, X: Tensor, y: Tensor) -> None:
-        penalty, limits = Penalty(self.penalty, self.penalise_first), (self.tol, self.max_steps)
-        empty = np.empty(0)
-        self.lambdas_, self.scores_ = empty, empty
-        if self.lambda_ is None:
-            grid = lambda_grid(X, y, self.n_lambdas, self.lambda_min_ratio, penalty)
-            seed = torch.tensor([self.random_state])
-            choice = cross_validate(X, y, grid, stratified_folds(y, self.cv, seed), penalty, *limits)
-            if int(choice.used) < self.cv:
-                left = self.cv - int(choice.used)
-                warnings.warn(
-                    f"{left} of {self.cv} folds miss a class and are left out of the score", stacklevel=3
-                )
-            self.lambdas_, self.scores_, lam = grid[0].numpy(), choice.score[0].numpy(), choice.lambda_
-        else:
-            lam = torch.tensor([[float(self.lambda_)]], dtype=torch.float64)
-        path = fit_path(X, y, lam, None, penalty, *limits)
-        self.alpha_, self.psi_, self.beta_ = (t[0, 0].numpy() for t in (path.alpha, path.psi, path.beta))
-        self.best_lambda_, self.kkt_, self.n_steps_ = float(lam), float(path.kkt), int(path.steps)
-        self.n_clipped_ = 0
+    def _warn(self, path: Path, choice: Choice | None) -> None:
+        if choice is not None and int(choice.used) < self.cv:
+            left = self.cv - int(choice.used)
+            warnings.warn(
+                f"{left} of {self.cv} folds miss a class and are left out of the score", stacklevel=3
+            )
         if not path.converged.all():
-            state = f"KKT violation {self.kkt_:.1e} after {self.n_steps_} steps"
+            state = f"KKT violation {self.kkt_:.1e} after {self.n_steps_:.0f} steps"
             warnings.warn(
                 f"{state}: raise lambda_ (separable classes?) or max_steps", ConvergenceWarning, stacklevel=3
             )
@@ -148,17 +147,42 @@ class Presto(ClassifierMixin, BaseEstimator):
         return hasattr(self, "alpha_")
 
 
+def fit_batch(
+    method: Presto, X: Float[Tensor, "R n p"], y: Int[Tensor, "R n"], seeds: Int[Tensor, " R"]
+) -> tuple[Path, Choice | None]:
+    """`Presto.fit` on R data sets at once: the numbers of R fits with random_state = seed.
+
+    Args:
+        method: its parameters; what it has fitted is neither used nor changed.
+        X, y: float64 features, classes 0..K-1. seeds: of the shuffles into folds.
+
+    Returns:
+        The fits, L = 1, and the cross-validation that chose their lambda (None where `method.lambda_` is given).
+    """
+    penalty, limits = Penalty(method.penalty, method.penalise_first), (method.tol, method.max_steps)
+    if method.lambda_ is not None:
+        given = torch.full((len(y), 1), float(method.lambda_), dtype=X.dtype)
+        return fit_path(X, y, given, None, penalty, *limits), None
+    grid = lambda_grid(X, y, method.n_lambdas, method.lambda_min_ratio, penalty)
+    choice = cross_validate(X, y, grid, stratified_folds(y, method.cv, seeds), penalty, *limits)
+    return fit_path(X, y, choice.lambda_, None, penalty, *limits), choice
+
+
 class RareLogistic(ClassifierMixin, BaseEstimator):
     """Logistic regression of the last class against the rest: the baselines logistic and logistic_l1.
 
     Unpenalised it is scikit-learn's, with its iterations capped: a handful of rare cases separate, and then the
-    probabilities at the cap stand. With l1 it is `Presto` for K = 2, its lambda chosen as there.
+    probabilities at the cap stand.
 
     Args:
-        l1: penalise the slopes. max_iter: cap of the unpenalised fit, >= 1. presto: parameters of `Presto` for l1.
+        model: estimator of the two classes, None: unpenalised logistic regression; a `Presto` is l1-penalised there.
+        max_iter: cap of the unpenalised fit, >= 1.
 
     Attributes:
         classes_ [0, 1]: 1 is the last of the ordered numbers in y. model_: the fitted estimator.
+
+    Raises:
+        ValueError: NaN, infinite or sparse X, one class.
 
     Example:
         >>> X = np.random.default_rng(0).normal(size=(200, 3))
@@ -166,26 +190,25 @@ class RareLogistic(ClassifierMixin, BaseEstimator):
         (200, 2)
     """
 
-    def __init__(self, l1: bool = False, max_iter: int = 100, presto: dict[str, Any] | None = None) -> None:
-        self.l1, self.max_iter, self.presto = l1, max_iter, presto
+    def __init__(self, model: BaseEstimator | None = None, max_iter: int = 100) -> None:
+        self.model, self.max_iter = model, max_iter
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on X (n, p) and ordered numbers y (n,); the largest is the rare class."""
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite=False)
         _refuse_nan(X, "RareLogistic")
         code, order = _encode(y, None)
-        rare = (code == len(order) - 1).astype(np.int64)
         self.classes_ = np.array([0, 1])
+        model: Any = (
+            LogisticRegression(C=math.inf, max_iter=self.max_iter)
+            if self.model is None
+            else clone(self.model)
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="K = 2")
-            if not self.l1:
+            if self.model is None:
                 warnings.simplefilter("ignore", ConvergenceWarning)
-            model = (
-                Presto(**(self.presto or {}))
-                if self.l1
-                else LogisticRegression(C=math.inf, max_iter=self.max_iter)
-            )
-            self.model_ = model.fit(X, rare)
+            self.model_ = model.fit(X, (code == len(order) - 1).astype(np.int64))
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -16,37 +16,35 @@ def rare_mse(p: Float[Tensor, "*b n"], truth: Float[Tensor, "*b n"]) -> Float[Te
 
 
 def calibration_error(
-    p: Float[Tensor, " n"], rare: Bool[Tensor, " n"], bins: int | None = None, power: int = 2
-) -> float:
-    """Estimated calibration error of the rare class: sum over bins of (n_b / n) |mean rare - mean p| ^ power.
+    p: Float[Tensor, "*b n"], rare: Bool[Tensor, "*b n"], bins: int | None = None
+) -> Float[Tensor, "*b"]:
+    """Estimated calibration error of the rare class: sum over bins of (n_b / n) (share of rare rows - mean p)^2.
 
     Bins hold equal numbers of rows in the order of p, the first n mod bins of them one more; ties keep the rows' order.
-    As in the paper's soup study: power 2 and max(10, round(n / 100)) bins. power 1 is the usual ECE.
 
     Args:
-        p: estimated probabilities. rare: outcomes. bins: 1..n, more are cut to n; None as above. power: 1 or 2.
+        p: estimated probabilities. rare: outcomes. bins: 1..n, more are cut to n; None: max(10, round(n / 100)), as
+            the paper's code has it.
 
     Raises:
-        ValueError: no rows, bins < 1 or another power.
+        ValueError: no rows, or bins < 1.
 
     Example:
         >>> calibration_error(torch.tensor([0.0, 0.5, 0.5, 1.0]), torch.tensor([False, True, False, True]), bins=2)
-        0.0625
+        tensor(0.0625, dtype=torch.float64)
     """
-    n = len(p)
+    n = p.shape[-1]
     bins = max(10, round(n / 100)) if bins is None else bins
-    if n < 1 or bins < 1 or power not in (1, 2):
-        raise ValueError(
-            f"calibration_error needs rows, bins >= 1 and power 1 or 2, got {n=}, {bins=}, {power=}"
-        )
+    if n < 1 or bins < 1:
+        raise ValueError(f"calibration_error needs rows and bins >= 1, got {n=}, {bins=}")
     bins = min(bins, n)
-    order = p.argsort(stable=True)
-    size = torch.full((bins,), n // bins)
+    gap = (rare.double() - p.double()).gather(-1, p.argsort(dim=-1, stable=True))
+    size = torch.full((bins,), n // bins, device=p.device)
     size[: n % bins] += 1
-    at = torch.repeat_interleave(torch.arange(bins), size)
-    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, at, (rare.double() - p.double())[order])
-    share = size / n
-    return float((share * (gap / size).abs() ** power).sum())
+    at = torch.repeat_interleave(torch.arange(bins, device=p.device), size).expand_as(gap)
+    total = gap.new_zeros(*p.shape[:-1], bins).scatter_add_(-1, at, gap)
+    share = size.to(gap) / n
+    return (share * (total / size).square()).sum(-1)
 
 
 def support_f1(psi: Float[Tensor, "*b k p"], truth: Float[Tensor, "*b k p"]) -> Float[Tensor, "*b"]:

