@@ -1,7 +1,8 @@
 """Chooses tuned values from the runs of `-m experiment=NAME +grid=tune` and writes the tuning table.
 
 For every arm and condition the run with the highest val/top1 wins (noisy validation fold, seeds 100 to 999;
-the first in the grid's order at a tie). Prints YAML for the experiment's `tuned:` and writes tuning.csv.
+the first in the grid's order at a tie), or, with --lowest, the one whose --metric has the lowest mean over seeds.
+Prints YAML for the experiment's `tuned:` and writes tuning.csv.
 
 Usage: python scripts/tuned.py NAME [--outputs outputs] [--scale laptop] [--condition noise] [--keys lr theta]
 """
@@ -27,7 +28,11 @@ def main() -> int:
         "--condition", default="noise", help="the key that values are chosen for, besides the arm"
     )
     parser.add_argument("--keys", nargs="+", default=["lr", "theta"], help="top-level keys that were tuned")
-    parser.add_argument("--metric", default="val/top1", help="larger is better")
+    parser.add_argument("--metric", default="val/top1", help="larger is better, or smaller with --lowest")
+    parser.add_argument("--lowest", action="store_true")
+    parser.add_argument(
+        "--worst", type=float, help="what a diverged run counts with; infinitely bad without it"
+    )
     args = parser.parse_args()
     folder = args.outputs / args.experiment / args.scale
     found = [r for r in records.read_all(folder) if 100 <= r.seed < 1000 and r.condition]
@@ -43,11 +48,17 @@ def main() -> int:
         record.extras = {}
     table: Any = records.tidy(found)  # pandas' own hints do not follow a groupby
     table = table.drop(
-        columns=[c for c in records.metric_columns(table) if c.startswith(("test/", "lambda/"))]
+        columns=[
+            c
+            for c in records.metric_columns(table)
+            if c.startswith(("test/", "lambda/")) and c != args.metric
+        ]
     )
     table = table.sort_values(["arm", args.condition, *args.keys, "seed"], kind="stable")
     records.to_csv(table, experiments_dir() / found[0].paper / f"tuning_{args.experiment}.csv")
-    values = table.assign(**{args.metric: table[args.metric].fillna(float("-inf"))})
+    sign = -1.0 if args.lowest else 1.0
+    worst = float("-inf") if args.worst is None else sign * args.worst
+    values = table.assign(**{args.metric: (sign * table[args.metric]).fillna(worst)})
     mean = values.groupby(["arm", args.condition, *args.keys], sort=False)[args.metric].mean().reset_index()
     best = mean.loc[mean.groupby(["arm", args.condition], sort=False)[args.metric].idxmax()]
     print("tuned:")

@@ -27,6 +27,16 @@ def test_jobs_that_differ_in_seed_rate_and_declared_scalars_share_a_run():
     assert plan(jobs, size=20) == [[0, 1, 2, 3], [4], [5]]
 
 
+def test_jobs_that_differ_in_declared_settings_of_the_module_share_a_run():
+    def playing(seed: int, **settings) -> Job:
+        made = job(seed)
+        made.config["module"] = {"_target_": "lossatlas.papers.neucb.LitNeuCB", "rounds": 10, **settings}
+        return made
+
+    jobs = [playing(0, knob=1.0), playing(1, knob=2.0), playing(1, knob=2.0, pool=2)]
+    assert plan(jobs, size=20) == [[0, 1], [2]]
+
+
 def test_a_seed_that_is_not_the_runs_is_no_seed():
     first, second = job(0), job(1)
     second.config["data"]["split_seed"] = 5

@@ -138,6 +138,10 @@ class LitModule(LightningModule):
         """Small JSON for the record, such as histograms."""
         return {}
 
+    def curve_rows(self) -> list[dict[str, float]]:
+        """Rows of curves.csv where its axis is not the epoch, such as rounds; empty: what was logged each epoch."""
+        return []
+
     # ---------------------------------------------------------------- optimisation
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimiser and schedule from the partials of the config."""

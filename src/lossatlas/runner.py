@@ -86,7 +86,8 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         return Outcome(status, error or "")
     record = make_record(
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
-        extras=module.extras() if metrics else {}, curves=write_curves(_history(trainer), job.folder),
+        extras=module.extras() if metrics else {},
+        curves=write_curves(module.curve_rows() or _history(trainer), job.folder),
         seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
         device=device_name(trainer),
     )  # fmt: skip
@@ -318,7 +319,7 @@ def device_name(trainer: Any) -> str:
     import torch
 
     device = trainer.strategy.root_device
-    name = torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
 
 

@@ -254,7 +254,7 @@ def test_npz_files_from_the_data_folder(pictures: dict, place: Place) -> None:
     table = KINDS["files"]({"files": files, "format": "npz"}, IMAGES, place)
     assert np.array_equal(table.x[:30, 0], pictures["train-images"])
     np.savez(place.root / "k-train-labels.npz", arr_0=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(SourceError, match="holds object, integers are expected"):
         KINDS["files"]({"files": files, "format": "npz"}, IMAGES, place)
 
 
@@ -277,3 +277,12 @@ def test_a_column_says_which_rows_are_for_testing() -> None:
     assert table.part.tolist() == [0, 1, 1]
     with pytest.raises(ValueError, match="no column 'speaker'"):
         formats.read_frame(frame, {"y": "speaker"}, Spec("t", 3, (1,)))
+
+
+def test_categorical_columns_become_one_column_a_value(place: Place, tmp_path: Path) -> None:
+    place.root.mkdir(parents=True, exist_ok=True)
+    (place.root / "c.csv").write_text("x,1,n\ny,,p\nx,10,p\n")
+    entry = {"kind": "files", "files": {"c.csv": None}, "format": "csv", "y": -1, "onehot": True}
+    table = KINDS["files"](entry, Spec("c", 2, (5,), labels=("n", "p")), place)
+    assert table.x.tolist() == [[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 0, 0, 1, 0]]
+    assert table.y.tolist() == [0, 1, 1]

@@ -137,6 +137,19 @@ def test_a_spread_out_u_is_folded_and_nothing_changes() -> None:
     assert 1 / 1.2 <= low <= high <= 1.2
 
 
+def test_after_a_fold_q_is_that_of_the_rounded_table() -> None:
+    torch.manual_seed(0)
+    output = SphericalOutput(d, D, OneHotMSE(), spread=1.2)  # V in float32
+    folded = 0
+    for h, y in batches(4, 50):
+        output.update(3 * h, y, 0.2)
+        if torch.equal(output.U, torch.eye(d, dtype=torch.float64)):
+            W = output.V.double() + output.w
+            assert off(output.Q, W.T @ W) < 1e-12
+            folded += 1
+    assert folded
+
+
 def test_a_singular_step_is_taken_exactly() -> None:
     """MSE with lr 2/D |h|^2 = 1 makes M singular: U would lose its inverse."""
     loss, output = OneHotMSE(), layer(OneHotMSE())

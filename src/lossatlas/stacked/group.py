@@ -23,12 +23,13 @@ def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, config
 
 
-def key_of(job: Job, scalars: Sequence[str] = ()) -> str:
+def key_of(job: Job, scalars: Sequence[str] = (), settings: Sequence[str] = ()) -> str:
     """Equal for jobs that may be replicas of one run.
 
-    Left out: the seed wherever it stands, the learning rate, and `loss.<name>` for each name in `scalars`.
+    Left out: the seed wherever it stands, the learning rate, `loss.<name>` for each name in `scalars` and
+    `module.<name>` for each in `settings`.
     """
-    free = {RATE, *(f"loss.{name}" for name in scalars)}
+    free = {RATE, *(f"loss.{name}" for name in scalars), *(f"module.{name}" for name in settings)}
     seed = job.config["seed"]
     kept = {name: job.config.get(name) for name in READ}
     shown = {
@@ -39,13 +40,13 @@ def key_of(job: Job, scalars: Sequence[str] = ()) -> str:
     return json.dumps([job.experiment, shown], sort_keys=True, default=str)
 
 
-def scalars_of(loss: Any) -> tuple[str, ...]:
-    """The names of the arguments of a loss config's class that may differ between replicas."""
-    if not isinstance(loss, dict) or "_target_" not in loss:
+def scalars_of(part: Any) -> tuple[str, ...]:
+    """The names of the arguments of a loss's or module's class that may differ between replicas."""
+    if not isinstance(part, dict) or "_target_" not in part:
         return ()
     from hydra.utils import get_class
 
-    return tuple(getattr(get_class(loss["_target_"]), "stacked_scalars", ()))
+    return tuple(getattr(get_class(part["_target_"]), "stacked_scalars", ()))
 
 
 def plan(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[int]]:
@@ -60,7 +61,8 @@ def plan(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[int]]:
     """
     together: dict[str, list[int]] = {}
     for position, job in enumerate(jobs):
-        together.setdefault(key_of(job, scalars_of(job.config.get("loss"))), []).append(position)
+        names = (scalars_of(job.config.get(part)) for part in ("loss", "module"))
+        together.setdefault(key_of(job, *names), []).append(position)
     if len(together) < workers:
         share = -(-len(jobs) // workers)
         size = max(1, min(size, share))
