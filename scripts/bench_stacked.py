@@ -18,7 +18,7 @@ from typing import Any
 
 import benching
 import torch
-from bench_step import config, hand_loop
+from bench_step import Transformer, config, hand_loop, tokens
 from benching import FOLDER
 from torch import nn
 
@@ -33,20 +33,6 @@ from lossatlas.stacked.stack import Stack
 COUNTS = (1, 2, 5, 10, 20, 50)
 
 
-class SmallTransformer(nn.Module):
-    """Two encoder layers, 32 wide, on 16 tokens of 64 kinds; mean-pooled scores of 10 classes. For timing only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.place = nn.Embedding(64, 32), nn.Parameter(torch.zeros(16, 32))
-        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
-        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.scores = nn.Linear(32, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scores(self.body(self.embed(x) + self.place).mean(dim=1))
-
-
 def made(x: torch.Tensor, classes: int) -> Data:
     """Rows with random labels."""
     y = torch.randint(classes, (len(x),))
@@ -57,7 +43,7 @@ def made(x: torch.Tensor, classes: int) -> Data:
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Data], int]] = {
     "MLP 16-16-26, batch 64": (lambda: MLP(16, [16], 26), lambda: made(torch.randn(6400, 16), 26), 64),
     "conv 16-32-64, batch 128": (SmallConv, lambda: made(torch.randn(1280, 1, 28, 28), 10), 128),
-    "transformer 2 x 32, batch 64": (SmallTransformer, lambda: made(torch.randint(64, (1280, 16)), 10), 64),
+    "transformer 2 x 64, batch 64": (Transformer, lambda: tokens(640), 64),
 }
 
 
@@ -152,8 +138,8 @@ def study(arm: str, replicas: int) -> tuple[list[list[str]], Any]:
     with tempfile.TemporaryDirectory() as folder:
         pairs = []
         for seed in range(replicas):
-            cfg, job = config(40, folder, arm)
-            cfg.seed = seed
+            cfg, job = config(arm, folder)
+            cfg.epochs, cfg.eval_every, cfg.seed = 40, 10, seed
             job.name, job.folder = f"{arm}-u30-s{seed}-bench", Path(folder) / f"s{seed}"
             pairs.append((cfg, job))
         spent: list[float] = []
@@ -170,7 +156,7 @@ def study(arm: str, replicas: int) -> tuple[list[list[str]], Any]:
         runner.train = train
         assert all(outcome.status == "done" for outcome in outcomes), outcomes
         steps = 40 * -(-16000 // pairs[0][0].batch_size)
-        loops = sum(hand_loop(cfg)[0] * steps for cfg, _ in pairs)
+        loops = sum(hand_loop(cfg)[0][0] * steps for cfg, _ in pairs)
     summary = [
         [f"ldr_noisy, {arm}, {replicas} seeds", f"{spent[0]:.0f} s stacked, {loops:.0f} s in {replicas} hand loops,"
          f" {loops / spent[0]:.1f} x as fast"],

@@ -69,7 +69,9 @@ class StackedLauncher(Launcher):
         else:
             from joblib import Parallel, delayed
 
-            ended = Parallel(n_jobs=self.workers, backend="loky")(delayed(_group)(*item) for item in work)
+            ended = list(
+                Parallel(n_jobs=self.workers, backend="loky")(delayed(_group)(*item) for item in work) or []
+            )
         for group, values in zip(groups, ended, strict=True):
             for n, value in zip(group, values, strict=True):
                 _end(returns[n], value)
@@ -77,6 +79,7 @@ class StackedLauncher(Launcher):
 
     def _composed(self, words: Sequence[str]) -> tuple[DictConfig, Job]:
         """A job's checked config and its identity, as jobs.job makes them."""
+        assert self.config is not None
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
         hydra = cfg.hydra
         job = describe(cfg, hydra)
