@@ -40,6 +40,11 @@ def broken_figure(records: DataFrame) -> Figure:
     raise KeyError("lambda_histogram")
 
 
+def own_details(records: DataFrame) -> list[str]:
+    """A card's own paragraphs."""
+    return ["**Samples**", f"arms {', '.join(sorted(set(records['arm'])))}"]
+
+
 def size(png: bytes) -> tuple[int, int]:
     assert png.startswith(b"\x89PNG")
     return int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
@@ -102,6 +107,16 @@ def test_units_of_a_run_make_the_interval():
     table = records.tidy([Record("e", "p", "a", 0, metrics={"loss": 1.0}, units=units)])
     assert study.summary(table, "e", "auc")[["mean", "n"]].to_numpy().tolist() == [[1.0, 3]]
     assert study.summary(table, "e", "loss")[["mean", "n", "failed"]].to_numpy().tolist() == [[1.0, 1, 0]]
+
+
+def test_the_cards_details_stand_in_the_readme(tmp_path):
+    told = {
+        "own_details": "**Samples**\n\narms aldr_kl, ce",
+        "broken_figure": "raised KeyError: 'lambda_histogram'",
+    }
+    for name, text in told.items():
+        study.finish(some_runs(), card(claim(BETTER), details=f"{__name__}.{name}"), tmp_path)
+        assert text in (tmp_path / "README.md").read_text()
 
 
 def test_the_cards_figure_and_what_replaces_it(tmp_path, capsys):

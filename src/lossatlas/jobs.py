@@ -53,10 +53,8 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     config = {str(key): value for key, value in config.items()}
     kept = {key: value for key, value in config.items() if key not in INFRASTRUCTURE}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_INFRASTRUCTURE}
-    for where in (kept.get("data"), kept.get("module", {}) and kept["module"].get("data")):
-        if isinstance(where, dict):
-            for path in ("root", "mirrors"):
-                where.pop(path, None)
+    for part in ("data", "net", "module"):
+        _without_folders(kept.get(part))
     digest = hashlib.sha256(json.dumps([experiment, kept], sort_keys=True).encode()).hexdigest()[:8]
     parts = [str(cfg.arm or "run"), *(_slug(v) for v in condition.values()), f"s{cfg.seed}", digest]
     name = "-".join(parts)
@@ -66,6 +64,15 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     target = str(hydra.launcher.get("_target_", ""))
     parallel = hydra.mode == RunMode.MULTIRUN and "BasicLauncher" not in target
     return Job(experiment, condition, kept, digest, folder, parallel, name)
+
+
+def _without_folders(node: Any) -> None:
+    """Takes the folders of caches out of a part and of what it is built from."""
+    if isinstance(node, dict):
+        for key in ("root", "mirrors"):
+            node.pop(key, None)
+        for value in node.values():
+            _without_folders(value)
 
 
 def condition_keys(cfg: DictConfig, hydra: Any) -> list[str]:

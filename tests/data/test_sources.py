@@ -254,7 +254,7 @@ def test_npz_files_from_the_data_folder(pictures: dict, place: Place) -> None:
     table = KINDS["files"]({"files": files, "format": "npz"}, IMAGES, place)
     assert np.array_equal(table.x[:30, 0], pictures["train-images"])
     np.savez(place.root / "k-train-labels.npz", arr_0=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(SourceError, match="holds object, integers are expected"):
         KINDS["files"]({"files": files, "format": "npz"}, IMAGES, place)
 
 

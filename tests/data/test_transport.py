@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from stand_ins import make_wheel, sha, tar_of
 
-from lossatlas.data import transport
+from lossatlas.data import archives, transport
 from lossatlas.data.cache import Place
 from lossatlas.data.sources import KINDS
 from lossatlas.data.table import Spec
@@ -107,14 +107,14 @@ def test_truncated_wheel_with_a_matching_sum_is_still_refused(tmp_path: Path, te
 
 def test_a_member_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch) -> None:
     wheel = make_wheel(tmp_path, {"big": b"0" * 5000})
-    monkeypatch.setattr(transport, "LIMIT", 4999)
+    monkeypatch.setattr(archives, "LIMIT", 4999)
     with pytest.raises(SourceError, match="larger"):
         transport.zip_member(wheel, "big")
 
 
 def test_tar_members_are_regular_files_only() -> None:
     assert transport.tar_members(tar_of({"./a/b": b"1", "c": b"2"}), ["a/b", "c"]) == {"a/b": b"1", "c": b"2"}
-    with pytest.raises(SourceError, match="holds no a"):
+    with pytest.raises(SourceError, match="a is a link"):
         transport.tar_members(tar_of({"a": "/etc/passwd"}), ["a"])
     with pytest.raises(SourceError, match="leaves"):
         transport.tar_members(tar_of({"../a": b"1"}), ["../a"])
@@ -126,7 +126,7 @@ def test_url_checksum_is_checked_before_anything_is_kept(place: Place, tmp_path:
     (tmp_path / "a").write_bytes(b"tampered")
     with pytest.raises(SourceError, match="md5"):
         transport.download((tmp_path / "a").as_uri(), place.downloads / "a", {"md5": "0" * 32})
-    assert not place.downloads.exists()
+    assert not list(place.downloads.iterdir())
 
 
 @pytest.fixture

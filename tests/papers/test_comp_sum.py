@@ -129,6 +129,16 @@ def test_nan_scores_are_not_hidden(tau):
     assert int(loss.continued) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_scores_are_charged_in_float32(dtype):
+    h = torch.tensor([[0.0, 30.0]], dtype=dtype)  # exp(30) is more than float16 holds
+    loss = CompSumLoss(tau=0.0)
+    assert_close(
+        loss(h, torch.tensor([0])), torch.tensor([math.expm1(30)], dtype=torch.float32), rtol=1e-5, atol=0
+    )
+    assert int(loss.continued) == 0
+
+
 def test_phi_has_no_continuation():
     assert_close(phi(torch.tensor([300.0], dtype=torch.float64), 0.0).item(), math.expm1(300))
 

@@ -75,7 +75,11 @@ class Example(Strict):
 
 
 class Card(Strict):
-    """One paper: citation, its own figures, its claims, and what the generated README says besides."""
+    """One paper: citation, its own figures, its claims, and what the generated README says besides.
+
+    `figure` and `details` name functions of the tidy table: one draws figure.png, the other returns paragraphs of
+    Markdown for what is neither a number nor a curve, such as texts that a model wrote.
+    """
 
     paper: str
     title: str
@@ -86,6 +90,7 @@ class Card(Strict):
     citation: str = ""
     idea: str = ""
     figure: str | None = None
+    details: str | None = None
     figures: list[PaperFigure] = Field(default_factory=list)
     metrics: list[str] = Field(default_factory=list)
     example: Example | None = None

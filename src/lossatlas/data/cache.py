@@ -87,6 +87,8 @@ def atomic(path: Path) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
+        with open(name, "rb") as written:
+            os.fsync(written.fileno())  # the bytes before the name
         os.chmod(name, 0o644)  # mkstemp's 0600 would shut out the others of a shared folder
         os.replace(name, path)
     finally:

@@ -1,13 +1,13 @@
 """Bytes to tables. A format takes {file name: bytes}, the source's options and the declaration."""
 
-import gzip
 import io
-import struct
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossatlas.data.archives import read_idx_array, read_npy_array
 from lossatlas.data.table import Spec, Table
 
 if TYPE_CHECKING:
@@ -22,11 +22,15 @@ def read_csv(files: Files, options: Options, spec: Spec) -> Table:
     import pandas as pd
 
     (text,) = files.values()
+    sep, first = options.get("sep", ","), text[: 1 << 20].split(b"\n", 1)[0].decode("utf-8", "replace")
+    columns = len(re.split(sep, first) if len(sep) > 1 else first.split(sep))
+    if columns > max(1000, 4 * spec.shape[0]):  # pandas makes an object of every column
+        raise ValueError(f"rows of {spec.shape[0]} features expected, the first line has {columns} columns")
     # round_trip: pandas' quick parser may miss the nearest float by a bit
     frame = pd.read_csv(
         io.BytesIO(text),
         header=None,
-        sep=options.get("sep", ","),
+        sep=sep,
         skipinitialspace=True,
         float_precision="round_trip",
         keep_default_na=True,
@@ -107,30 +111,26 @@ def read_idx(files: Files, options: Options, spec: Spec) -> Table:
     for prefix in ("train", "t10k"):
         images = _only(files, prefix, "images")
         labels = _only(files, prefix, "labels")
-        parts.append((_idx(images).reshape(-1, *spec.shape), _idx(labels)))
+        parts.append(
+            (
+                read_idx_array(images, spec.shape, f"{prefix}-images"),
+                read_idx_array(labels, (), f"{prefix}-labels"),
+            )
+        )
     return join_parts(*parts)
-
-
-def _idx(data: bytes) -> np.ndarray:
-    raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    zeros, kind, dims = struct.unpack(">HBB", raw[:4])
-    if zeros or kind != 8:
-        raise ValueError("not an idx file of unsigned bytes")
-    shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
-    if len(raw) - 4 - 4 * dims != np.prod(shape):
-        raise ValueError(f"the idx file declares {list(shape)} bytes and holds {len(raw) - 4 - 4 * dims}")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape)
 
 
 def read_npz(files: Files, options: Options, spec: Spec) -> Table:
     """Kuzushiji's format: four .npz with one array each, names with train/test and imgs/labels."""
     parts = []
     for prefix in ("train", "test"):
-        arrays = []
-        for kind in ("imgs", "labels"):
-            with np.load(io.BytesIO(_only(files, prefix, kind)), allow_pickle=False) as held:
-                arrays.append(held[held.files[0]])
-        parts.append((arrays[0].reshape(-1, *spec.shape), arrays[1]))
+        images, labels = (_only(files, prefix, kind) for kind in ("imgs", "labels"))
+        parts.append(
+            (
+                read_npy_array(images, spec.shape, f"{prefix}-imgs"),
+                read_npy_array(labels, (), f"{prefix}-labels"),
+            )
+        )
     return join_parts(*parts)
 
 
@@ -143,6 +143,8 @@ def read_cifar(files: Files, options: Options, spec: Spec) -> Table:
         if len(data) == 0 or len(data) % width:
             raise ValueError(f"{name} must hold records of {width} bytes, it holds {len(data)} bytes")
         records["test" in name].append(np.frombuffer(data, np.uint8).reshape(-1, width))
+    if not all(records):
+        raise ValueError("training and test batches are expected, one of them is missing")
     train, test = (np.concatenate(r) for r in records)
     return join_parts(*((r[:, skip + 1 :].reshape(-1, *spec.shape), r[:, skip]) for r in (train, test)))
 
@@ -155,16 +157,25 @@ def decode_images(encoded: Sequence[bytes], shape: Sequence[int]) -> np.ndarray:
     mode = {1: "L", 3: "RGB"}[C]
     out = np.empty((len(encoded), H, W, C), np.uint8)
     for row, data in enumerate(encoded):
-        with Image.open(io.BytesIO(data)) as image:
-            if image.size != (W, H):
-                raise ValueError(f"images must be {W} x {H}, row {row} is {image.size[0]} x {image.size[1]}")
-            out[row] = np.asarray(image.convert(mode)).reshape(H, W, C)
+        try:
+            with Image.open(
+                io.BytesIO(data), formats=("PNG", "JPEG")
+            ) as image:  # no decoder that runs programs
+                if image.size == (W, H):
+                    out[row] = np.asarray(image.convert(mode)).reshape(H, W, C)
+                size = image.size
+        except (OSError, SyntaxError, Image.DecompressionBombError, TypeError) as error:
+            raise ValueError(f"row {row} holds no whole PNG or JPEG image") from error
+        if size != (W, H):
+            raise ValueError(f"images must be {W} x {H}, row {row} is {size[0]} x {size[1]}")
     return np.ascontiguousarray(out.transpose(0, 3, 1, 2))
 
 
 def join_parts(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Table:
     """One table of a training and a test part."""
     for x, y in (train, test):
+        if np.asarray(y).dtype.kind not in "ui":
+            raise ValueError(f"labels must be integers, the source holds {np.asarray(y).dtype}")
         if len(x) != len(y):
             raise ValueError(f"as many labels as samples expected, got {len(x)} samples and {len(y)} labels")
     part = np.repeat(np.array([0, 1], np.uint8), [len(train[1]), len(test[1])])

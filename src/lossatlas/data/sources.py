@@ -1,6 +1,7 @@
 """The kinds of sources: each turns one entry of `sources` into a table, or says why it cannot."""
 
 import importlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -9,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lossatlas.data.cache import Place
+from lossatlas.data.archives import LIMIT, check_expansion, read_file, tar_members, unzipped
+from lossatlas.data.cache import Place, first_line
 from lossatlas.data.formats import FORMATS, decode_images, join_parts, label_numbers, read_frame
 from lossatlas.data.table import Spec, Table
 from lossatlas.data.transport import (
@@ -26,6 +28,8 @@ from lossatlas.data.transport import (
 )
 
 Entry = Mapping[str, Any]
+ROWS = 5_000_000
+BATCH = 16 << 20  # bytes
 TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST")  # its other sets unpickle what they download
 
 
@@ -64,14 +68,12 @@ def from_files(entry: Entry, spec: Spec, place: Place) -> Table:
 
 def from_mirror(entry: Entry, spec: Spec, place: Place) -> Table:
     """`<folder>/<path>/{train,test}-*.parquet` in a mirror or the data folder: the hub's own layout."""
-    import pyarrow.parquet as parquet
-
     for folder in (*place.mirrors, place.root):
         held = folder / str(inside(entry["path"]))
         found = {s: sorted(held.glob(f"{s}-*.parquet")) for s in ("train", "test")}
         if found["train"]:
-            tables = {s: [parquet.read_table(f) for f in files] for s, files in found.items() if files}
-            columns = {s: _stack([t.to_pydict() for t in ts]) for s, ts in tables.items()}
+            parts = {s: [read_parquet(f, spec) for f in files] for s, files in found.items() if files}
+            columns = {s: _stack(pieces) for s, pieces in parts.items()}
             return _from_columns(columns, entry, spec)
     raise SourceError(f"{entry['path']} not in {folders(place)}")
 
@@ -89,7 +91,7 @@ def from_hub(entry: Entry, spec: Spec, place: Place) -> Table:
         from huggingface_hub import hf_hub_download
 
         path = hf_hub_download(entry["id"], entry["file"], repo_type="dataset", revision=entry["revision"])
-        return _parse({entry["file"]: Path(path).read_bytes()}, entry, spec)
+        return _parse({entry["file"]: read_file(Path(path))}, entry, spec)
     import datasets
 
     config = datasets.DownloadConfig(max_retries=0)
@@ -159,7 +161,7 @@ def mirror_file(entry: Entry, place: Place) -> dict[str, bytes]:
     path = inside(entry["path"])
     for folder in (*place.mirrors, place.root):
         if (folder / path).is_file():
-            return {path.name: (folder / path).read_bytes()}
+            return {path.name: read_file(folder / path)}
     raise SourceError(f"{path} not in {folders(place)}")
 
 
@@ -168,13 +170,8 @@ def from_url(entry: Entry, spec: Spec, place: Place) -> Table:
     base = str(entry["url"]).rstrip("/")
     files = {n: download(f"{base}/{n}", place.downloads / n, _sums(s)) for n, s in entry["files"].items()}
     if "members" in entry:
-        import gzip
-        import io
-
-        from lossatlas.data.transport import tar_members
-
-        (archive,) = files.values()
-        files = tar_members(gzip.GzipFile(fileobj=io.BytesIO(archive)), list(entry["members"]))
+        ((name, archive),) = files.items()
+        files = tar_members(unzipped(archive, name), list(entry["members"]))
     return _parse(files, entry, spec)
 
 
@@ -200,7 +197,7 @@ def label(entry: Entry) -> str:
 
 
 def _read(folder: Path, entry: Entry) -> dict[str, bytes]:
-    return {n: verify((folder / n).read_bytes(), _sums(s), n) for n, s in entry["files"].items()}
+    return {n: verify(read_file(folder / n), _sums(s), n) for n, s in entry["files"].items()}
 
 
 def _parse(files: Mapping[str, bytes], entry: Entry, spec: Spec) -> Table:
@@ -209,13 +206,18 @@ def _parse(files: Mapping[str, bytes], entry: Entry, spec: Spec) -> Table:
 
 def _from_columns(splits: Mapping[str, Mapping[str, list]], entry: Entry, spec: Spec) -> Table:
     """Splits as {column: values}: images under `x`, or all columns but `y` as features."""
+    names = (
+        (entry["x"], entry["y"]) if spec.image else (entry["y"],) if isinstance(entry.get("y"), str) else ()
+    )
+    if absent := [n for n in names for columns in splits.values() if n not in columns]:
+        raise SourceError(f"the source has no column {absent[0]!r}")
     if spec.image:
         missing = [s for s in ("train", "test") if s not in splits]
         if missing:
             raise SourceError(f"the {missing[0]} split is missing")
         parts = []
         for split in ("train", "test"):
-            encoded = [image["bytes"] for image in splits[split][entry["x"]]]
+            encoded = [i.get("bytes") if isinstance(i, dict) else None for i in splits[split][entry["x"]]]
             parts.append((decode_images(encoded, spec.shape), label_numbers(splits[split][entry["y"]], spec)))
         return join_parts(*parts)
     import pandas as pd
@@ -224,6 +226,40 @@ def _from_columns(splits: Mapping[str, Mapping[str, list]], entry: Entry, spec: 
     if "test" not in tables:
         return tables["train"]
     return join_parts(*((tables[s].x, tables[s].y) for s in ("train", "test")))
+
+
+def read_parquet(path: Path, spec: Spec) -> dict[str, list]:
+    """Columns of a parquet file, read in batches that stay small whatever its encoding hides.
+
+    Raises:
+        SourceError: damaged, or more rows, columns or bytes than a data set of this shape can have.
+    """
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    sample = 4096 + 16 * math.prod(spec.shape)  # bytes; an encoded image is smaller
+    columns: dict[str, list] = {}
+    held = 0
+    try:
+        file = parquet.ParquetFile(path)
+        meta = file.metadata
+        if meta.num_rows > ROWS or meta.num_columns > max(1000, 4 * spec.shape[0]):
+            raise SourceError(f"{path.name} holds {meta.num_rows} rows of {meta.num_columns} columns")
+        groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
+        largest = max(
+            (g.column(c).total_uncompressed_size for g in groups for c in range(g.num_columns)), default=0
+        )
+        check_expansion(path.name, sum(g.total_byte_size for g in groups), path.stat().st_size)
+        rows = max(1, min(1024, BATCH // max(1, largest)))  # one value may be repeated in every row
+        for batch in file.iter_batches(rows):
+            held += batch.nbytes
+            if batch.nbytes > 2 * sample * len(batch) + 4096 or held > LIMIT:
+                raise SourceError(f"{path.name} holds samples larger than {sample} bytes")
+            for name, values in batch.to_pydict().items():
+                columns.setdefault(name, []).extend(values)
+    except (arrow.ArrowException, OSError) as error:
+        raise SourceError(f"{path.name} is damaged ({first_line(error)})") from error
+    return columns
 
 
 def _stack(pieces: list[dict[str, list]]) -> dict[str, list]:

@@ -67,6 +67,8 @@ def check_table(table: Table, spec: Spec) -> None:
         raise ValueError("the source holds no rows")
     if table.x.shape != (n, *spec.shape):
         raise ValueError(f"shape {[n, *spec.shape]} expected, the source holds {list(table.x.shape)}")
+    if spec.image and table.x.dtype != np.uint8:
+        raise ValueError(f"images must be uint8, the source holds {table.x.dtype}")
     finite = np.isfinite(table.x).reshape(n, -1).all(1) if table.x.dtype.kind == "f" else np.ones(n, bool)
     if not finite.all():
         raise ValueError(f"features must be finite, row {int(finite.argmin())} holds NaN or inf")

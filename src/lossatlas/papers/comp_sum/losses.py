@@ -11,13 +11,14 @@ def gap(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """log(1 + u) = -log p_y >= 0, the only quantity of the scores that a comp-sum loss sees.
 
     Shapes:
-        f (n, K) scores, y (n,) integer in [0, K) -> (n,).
+        f (n, K) scores, y (n,) integer in [0, K) -> (n,), float32 where the scores have half precision.
 
     Example:
         >>> gap(torch.zeros(1, 2), torch.tensor([0]))
         tensor([0.6931])
     """
-    return -torch.log_softmax(f, dim=1).gather(1, y[:, None])[:, 0]
+    dtype = torch.promote_types(f.dtype, torch.float32)
+    return -torch.log_softmax(f, dim=1, dtype=dtype).gather(1, y[:, None])[:, 0]
 
 
 def phi(g: Float[Tensor, "..."], tau: float) -> Float[Tensor, "..."]:
@@ -85,7 +86,7 @@ class CompSumLoss(nn.Module):
         if self.tau >= 1:
             return phi(g, self.tau)
         z = (1 - self.tau) * g
-        limit = math.log(torch.finfo(f.dtype).max) - 10 if self.limit is None else self.limit
+        limit = math.log(torch.finfo(g.dtype).max) - 10 if self.limit is None else self.limit
         beyond = z > limit
         self.continued += beyond.sum()
         # Two whole formulas, selected. A clamp plus slope * (z - clamp(z)) loses all digits of the gradient
