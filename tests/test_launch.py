@@ -209,16 +209,18 @@ def test_no_rank_outlives_its_parent(tmp_path):
     until(lambda: not processes(tmp_path), 200)
 
 
-def test_ctrl_c_lets_all_ranks_stop_at_one_chunk_and_the_run_goes_on_from_there(tmp_path):
+@pytest.mark.parametrize("everywhere", [False, True], ids=["the sweep", "every process, as clusters do"])
+def test_a_signal_lets_all_ranks_stop_at_one_chunk(tmp_path, everywhere):
     words = (*SMOKE, *DDP, "arm=aldr_kl", "epochs=200")
     process = start(*words, "callbacks.checkpoint.every_chunks=3", outputs=tmp_path)
     until(lambda: list(tmp_path.rglob("last.ckpt")))
-    process.send_signal(signal.SIGINT)
+    for pid in {*processes(tmp_path), process.pid} if everywhere else {process.pid}:
+        os.kill(pid, signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert len(err.strip().splitlines()) == 1
     assert record(tmp_path, 0)["status"] == "interrupted"
-    assert not processes(tmp_path)
+    until(lambda: not processes(tmp_path), 60)
 
 
 # ------------------------------------------------------------------ GPUs, as far as a machine without one can go
@@ -273,18 +275,19 @@ def test_gpu_ranks_are_fresh_processes_that_would_speak_nccl(cli, outputs, monke
     assert record(outputs, 0)["status"] == "failed"
 
 
-@pytest.mark.parametrize(
-    ("words", "hint"),
-    [
-        (("trainer.devices=3",), "make it a multiple"),
-        (("data=none", "data._target_=null"), "no mini-batches"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused(cli, words, hint):
-    answer = cli(*SMOKE, "trainer=ddp_sim", *words)
+def test_what_cannot_be_shared_is_refused(cli):
+    from omegaconf import OmegaConf
+
+    from lossatlas import launch
+    from lossatlas.errors import UserError
+
+    answer = cli(*SMOKE, "trainer=ddp_sim", "trainer.devices=3")
     assert answer.code == 2, answer
-    (line,) = answer.err.strip().splitlines()
-    assert hint in line
+    assert "make it a multiple" in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    rounds = OmegaConf.create({"data": {}, "trainer": {"devices": 2}, "batch_size": 4})
+    with pytest.raises(UserError, match="no mini-batches"):
+        launch.check(rounds, 2)
 
 
 def test_shares_of_a_mini_batch_sum_to_one():

@@ -106,7 +106,8 @@ class Rank:
 
     def close(self) -> None:
         """Ends the process if it runs, and closes what belongs to it."""
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError, TypeError):  # TypeError: it was never started
+            os.kill(self.process.pid, signal.SIGKILL)  # Process.kill trusts the server, which may have died
         self.process.join()
         self.reports.close()
         if self.stderr is not None:
@@ -199,8 +200,14 @@ def _started(cfg: DictConfig, job: "Job", quiet: bool) -> Iterator[Group]:
         meeting.bind(("127.0.0.1", 0))
         meeting.listen()
         try:
-            for k in range(int(cfg.trainer.devices)):
-                group.ranks.append(_start(k, spec, meeting))
+            try:
+                for k in range(int(cfg.trainer.devices)):
+                    group.ranks.append(_start(k, spec, meeting))
+            except EOFError:
+                if not group.asked:
+                    raise UserError(
+                        "the process that starts ranks was killed; the same command goes on"
+                    ) from None
             if group.asked:  # while they were started
                 raise KeyboardInterrupt
             yield group
@@ -213,7 +220,7 @@ def _start(k: int, spec: dict[str, Any], meeting: socket.socket) -> Rank:
     trainer = spec["cfg"]["trainer"]
     if trainer["accelerator"] == "cpu":  # imports torch once for all ranks of a sweep
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["lossatlas.ranks"])
+        context.set_forkserver_preload(["lossatlas.preload"])
     else:  # a device's driver is not shared with a process that forks
         context = multiprocessing.get_context("spawn")
     size = str(trainer["devices"])

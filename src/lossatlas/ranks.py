@@ -5,6 +5,7 @@ counts with the share of the samples it has. State of a training sample is chang
 saw the sample, and given to the others at a chunk's end.
 """
 
+import contextlib
 import importlib
 import signal
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lossatlas import launch
 from lossatlas.callbacks import Checkpoints, Interrupted
+from lossatlas.signals import heard_by
 
 
 def shares(n: int, batch_size: int, chunk: int, position: int, rank: int, world: int) -> list[float]:
@@ -89,6 +91,18 @@ def strategy(name: str) -> Any:
 
 class AgreedCheckpoints(Checkpoints):
     """Checkpoints of several processes: they save and stop at the same chunk, whichever clock or signal came first."""
+
+    @contextlib.contextmanager
+    def signals(self) -> Any:
+        """A signal may come twice, from cluster and sweep; the sweep alone decides to end a rank at once."""
+
+        def ask(signum: int, _: Any) -> None:
+            self.stop_signal = self.stop_signal or signum
+
+        with heard_by(ask):
+            self._ask = ask
+            yield
+        self._ask = None
 
     def _maybe(self, trainer: Any) -> None:
         mine = [float(self._due()), float(self._asked())]
