@@ -5,6 +5,7 @@ at every start of Hydra: nothing heavy at the top.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from lossatlas.errors import UserError
 from lossatlas.jobs import SWEEP_ENV, Job, describe, refuse, report
 from lossatlas.schema import check
 from lossatlas.stacked.group import plan
+
+SEED = re.compile(r"seed=\d+")
 
 
 class StackedLauncher(Launcher):
@@ -36,6 +39,7 @@ class StackedLauncher(Launcher):
             raise UserError(f"hydra.launcher needs size >= 1 and n_jobs >= 1 or -1, got {size=}, {n_jobs=}")
         self.workers, self.size, self.measure = cores if n_jobs == -1 else n_jobs, size, measure
         self.config: DictConfig | None = None
+        self._known: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra."""
@@ -78,16 +82,25 @@ class StackedLauncher(Launcher):
         return returns
 
     def _composed(self, words: Sequence[str]) -> tuple[DictConfig, Job]:
-        """A job's checked config and its identity, as jobs.job makes them."""
+        """A job's checked config and its identity, as jobs.job makes them.
+
+        Jobs that differ in their seed alone are composed once: a plain key that other keys interpolate.
+        """
         assert self.config is not None
-        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
-        hydra = cfg.hydra
-        job = describe(cfg, hydra)
-        OmegaConf.set_struct(cfg, False)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        check(cfg)
-        return cfg, job
+        seeds = [word for word in words if SEED.fullmatch(word)]
+        others = tuple(word for word in words if word not in seeds)
+        known = self._known.get(others) if len(seeds) == 1 else None
+        if known is None:
+            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
+            OmegaConf.set_struct(cfg, False)
+            hydra = cfg.pop("hydra")
+            check(cfg)
+            self._known[others] = cfg, hydra
+        else:
+            cfg, hydra = known
+            cfg = cfg.copy()
+            cfg.seed = int(seeds[0].removeprefix("seed="))
+        return cfg, describe(cfg, hydra)
 
 
 def _end(job: JobReturn, value: float | None) -> None:

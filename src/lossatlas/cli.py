@@ -31,6 +31,8 @@ TRACE_ENV = "HYDRA_FULL_ERROR"
 def main() -> None:
     """Entry point of `python -m run` and `lossatlas`; exits 0, 1 (a job failed), 2 (bad input) or 130."""
     argv = sys.argv[1:]
+    if "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0":
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (torchrun: the first process speaks for all)
     if not argv:
         print(listing())
         sys.exit(0)

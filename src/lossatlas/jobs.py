@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,10 +161,9 @@ def refuse(sweep: str, error: Exception, name: str = "?") -> None:
 
 
 def _leave(sweep: str, entry: dict[str, Any]) -> None:
-    text = json.dumps(entry)
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    part = Path(sweep) / f".{name}.{os.getpid()}"
-    part.write_text(text)
+    name = uuid.uuid4().hex  # one file a job, also where two jobs end alike
+    part = Path(sweep) / f".{name}"
+    part.write_text(json.dumps(entry))
     part.replace(Path(sweep) / f"{name}.json")
 
 

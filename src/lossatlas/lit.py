@@ -76,6 +76,7 @@ class LitModule(LightningModule):
         # a buffer, so that a run resumed in mid-epoch reports the whole epoch's mean
         self.register_buffer("loss_sum", torch.zeros(2, dtype=torch.float64))
         self.loss_sum: Tensor
+        self._sharded = False
 
     # ---------------------------------------------------------------- what a paper overrides
     @property
@@ -159,16 +160,34 @@ class LitModule(LightningModule):
         if self._plain:
             loss.backward()
         else:
-            self.manual_backward(loss)
+            self.manual_backward(loss * self._share)
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
         optimizer.step()
+
+    def setup(self, stage: str) -> None:
+        """Keeps DDP from overwriting, at each chunk, what a process changed with the first process's values."""
+        own = {id(state) for state in (self.loss_sum, *self.sample_states())}
+        self._ddp_params_and_buffers_to_ignore = [name for name, b in self.named_buffers() if id(b) in own]
+
+    def configure_model(self) -> None:
+        """With trainer=fsdp shards the parameters of each child module over the processes, once."""
+        mesh = self.device_mesh
+        if mesh is None or self._sharded:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        self._sharded = True
+        for child in self.children():
+            if any(p.requires_grad for p in child.parameters()):
+                fully_shard(child, mesh=mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Moves the data to the device and looks the optimiser up once."""
         self._plain = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
         optimizers = self.optimizers(use_pl_optimizer=not self._plain)
         self._optimizer: Any = optimizers
+        self._share = 1.0
         self._to_device()
 
     def on_validation_start(self) -> None:
@@ -186,7 +205,7 @@ class LitModule(LightningModule):
             if values is None:
                 return
         else:
-            values = torch.stack([self.step(batch) for batch in self.mini_batches(index)])
+            values = self._steps(index) if self.trainer.world_size == 1 else self._shared_steps(index)
         total, count = values.sum(dtype=torch.float64), len(values)
         if not torch.isfinite(total):
             position = self.trainer.fit_loop.epoch_loop.batch_idx * self.chunk
@@ -196,12 +215,38 @@ class LitModule(LightningModule):
         self.loss_sum[0] += total
         self.loss_sum[1] += count
 
+    def _steps(self, index: Tensor) -> Tensor:
+        return torch.stack([self.step(batch) for batch in self.mini_batches(index)])
+
+    def _shared_steps(self, index: Tensor) -> Tensor:
+        """One step per mini-batch, each shared with the other processes; returns the mini-batches' mean losses."""
+        from lossatlas import ranks
+
+        assert self.data is not None
+        position, trainer = self.trainer.fit_loop.epoch_loop.batch_idx, self.trainer
+        n, world = len(self.data.train), trainer.world_size
+        shares = ranks.shares(n, self.batch_size, self.chunk, position, trainer.global_rank, world)
+        values = []
+        for share, batch in zip(shares, self.mini_batches(index), strict=True):
+            self._share = share
+            values.append(self.step(batch) * share)
+        ranks.exchange(self.sample_states(), index.to(self.device))
+        return trainer.strategy.reduce(torch.stack(values), reduce_op="mean")  # type: ignore[return-value]
+
+    def sample_states(self) -> list[Tensor]:
+        """Tensors of one row per training sample that training changes: the buffers of an indexed loss."""
+        if self.data is None or not getattr(self.loss, "indexed", False):
+            return []
+        n = len(self.data.train)
+        return [b for b in self.loss.buffers() if b.ndim and len(b) == n]  # type: ignore[union-attr]
+
     def mini_batches(self, index: Tensor) -> Iterable[Batch]:
         """The mini-batches of a chunk of training indices (m,)."""
         assert self.data is not None
         size = self.batch_size // self.trainer.world_size
         draws = self.data.draws(self.seed, self.current_epoch, index)
-        return self.data.batches(self.data.train, index.to(self.device), size, train=True, draws=draws)
+        batches = self.data.batches(self.data.train, index.to(self.device), size, train=True, draws=draws)
+        return batches if self.dtype == torch.float32 else map(self._cast, batches)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and steps the schedule."""
@@ -246,9 +291,7 @@ class LitModule(LightningModule):
         """Top-1 on the validation fold, whose labels are the given (maybe noisy) ones."""
         assert self.data is not None
         assert self.data.val is not None
-        batch = self.data.batch(self.data.val, index.to(self.device), train=False)
-        if len(index):
-            self.val_scores.update(self(batch.x), batch.y)
+        self._score(self.val_scores, self.data.val, index)
 
     def on_validation_epoch_end(self) -> None:
         """Logs val/top1."""
@@ -260,9 +303,7 @@ class LitModule(LightningModule):
         """Top-1 to top-k on the test split."""
         if self.data is None:
             return
-        batch = self.data.batch(self.data.test, index.to(self.device), train=False)
-        if len(index):  # a process may get nothing of a short last block
-            self.test_scores.update(self(batch.x), batch.y)
+        self._score(self.test_scores, self.data.test, index)
 
     def on_test_epoch_end(self) -> None:
         """Logs test/top1..., or the `results` of a method without data."""
@@ -276,14 +317,29 @@ class LitModule(LightningModule):
     def scores(self, split: Split) -> Tensor:
         """(n, K) scores of a whole split, in evaluation mode, in large batches."""
         assert self.data is not None
-        was, data = self.training, self.data
+        was = self.training
         self.eval()
-        found = [
-            self(data.batch(split, i.to(self.device), train=False).x)
-            for i in Blocks(len(split), self.eval_batch)
-        ]
+        found = [self(self._gather(split, i, train=False).x) for i in Blocks(len(split), self.eval_batch)]
         self.train(was)
         return torch.cat(found)
+
+    def _gather(self, split: Split, index: Tensor, train: bool) -> Batch:
+        """Rows of a split on the device."""
+        assert self.data is not None
+        return self._cast(self.data.batch(split, index.to(self.device), train=train))
+
+    def _cast(self, batch: Batch) -> Batch:
+        """In the precision of the parameters (trainer.precision=64-true)."""
+        return batch._replace(x=batch.x.to(self.dtype)) if batch.x.is_floating_point() else batch
+
+    def _score(self, metrics: MetricCollection, split: Split, index: Tensor) -> None:
+        if len(index):
+            batch = self._gather(split, index, train=False)
+            metrics.update(self(batch.x), batch.y)
+        elif (
+            self._sharded
+        ):  # nothing of a short last block is left for this process, but its part of the net is needed
+            self(self._gather(split, torch.zeros(1, dtype=torch.int64), train=False).x)
 
     def _to_device(self) -> None:
         if self.data is not None:

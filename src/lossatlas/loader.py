@@ -25,7 +25,8 @@ class ChunkLoader:
             batch_size samples together do what one process does.
 
     Shapes:
-        yields (up to chunk * batch_size / world,) int64.
+        yields (up to chunk * batch_size / world,) int64. A process that gets none of a short last mini-batch
+            yields its first sample, which `ranks.shares` weighs 0: all processes take every step together.
 
     Raises:
         ValueError: batch_size is no multiple of world.
@@ -72,7 +73,8 @@ class ChunkLoader:
     def _part(self, index: Tensor) -> Tensor:
         if self.world == 1:
             return index
-        return torch.cat([b[self.rank :: self.world] for b in index.split(self.batch_size)])
+        dealt = [(b[self.rank :: self.world], b[:1]) for b in index.split(self.batch_size)]
+        return torch.cat([part if len(part) else spare for part, spare in dealt])
 
     def state_dict(self) -> dict[str, int]:
         """How many chunks of the running epoch were handed out."""

@@ -1,6 +1,5 @@
 """One run: seed -> data -> LitModule -> Trainer -> fit (from the last checkpoint) -> test -> record."""
 
-import json
 import logging
 import os
 import random
@@ -16,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, records
+from lossatlas import checkpoint, launch, records
 from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.locks import locked
@@ -42,6 +41,8 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         UserError: data, parts or devices that the config asks for are not to be had; nothing is written.
         KeyboardInterrupt: stopped by a signal, after checkpoint and record.
     """
+    if launch.grouped():
+        return launch.joined(cfg, job, quiet)
     if found := finished(cfg, job):
         return found
     with locked(job.folder):
@@ -49,10 +50,8 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
             return found
         if cfg.rerun is True:
             checkpoint.forget(job.folder / "last.ckpt")
-        if cfg.trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
-            from lossatlas import launch
-
-            return launch.processes(cfg, job)
+        if cfg.trainer.devices > 1 or cfg.trainer.strategy in ("ddp", "fsdp"):
+            return launch.processes(cfg, job, quiet)
         return execute(cfg, job, quiet)
 
 
@@ -73,17 +72,22 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     """Builds, trains, tests and records; the caller holds the folder's lock."""
     start = prepare(cfg, job)
     module, trainer, checkpoints = build(cfg, job, quiet)
-    status, error, metrics = "done", None, {}
-    (job.folder / "error.txt").unlink(missing_ok=True)
+    status, error, metrics, details = "done", None, {}, ""
     try:
         metrics = train(trainer, module, checkpoints, job.folder)
     except Exception as problem:
         if full := storage_error(problem, job.folder):
             raise full from None
         status, error = failure(problem)
-        records.write_text(traceback.format_exc(), job.folder / "error.txt")
-    if trainer.global_rank != 0:
-        return Outcome(status, error or "")
+        details = traceback.format_exc()
+    if launch.rank() != 0:  # what the ranks share is written once
+        if status == "interrupted":
+            raise KeyboardInterrupt
+        return Outcome(status, error or "", details)
+    if details:
+        records.write_text(details, job.folder / "error.txt")
+    else:
+        (job.folder / "error.txt").unlink(missing_ok=True)
     record = make_record(
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {},
@@ -111,7 +115,9 @@ def prepare(cfg: DictConfig, job: Job) -> float:
     """Threads, peak memory and clock of a run that begins; returns its start on time.perf_counter."""
     import torch
 
-    threads = cfg.trainer.threads or (1 if job.parallel else None)
+    together = launch.world()  # ranks of a run share the cores
+    shared = max(1, (os.cpu_count() or 1) // together) if together > 1 else None
+    threads = cfg.trainer.threads or (1 if job.parallel else shared)
     if threads:
         torch.set_num_threads(threads)
     reset_peak_memory()
@@ -158,8 +164,9 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
         raise UserError("module: the experiment names no LitModule (`module: {_target_: ...}`)")
     if cfg.trainer.compile and module.net is not None:
         module.net = _compiled(module.net)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    records.write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)), job.folder / "config.yaml")
+    if launch.rank() == 0:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        records.write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)), job.folder / "config.yaml")
     return module
 
 
@@ -170,18 +177,25 @@ def build_trainer(cfg: DictConfig, folder: Path, name: str, quiet: bool) -> tupl
     from lossatlas import callbacks as cb
 
     keep = cfg.callbacks.checkpoint
-    checkpoints = cb.Checkpoints(folder, **keep) if keep else None
+    group: dict[str, Any] = {"strategy": cfg.trainer.strategy}
+    kind: type[cb.Checkpoints] = cb.Checkpoints
+    if launch.grouped():
+        from lossatlas import ranks
+
+        kind, group = ranks.AgreedCheckpoints, ranks.trainer_arguments()
+        group["strategy"] = ranks.strategy(cfg.trainer.strategy)
+    checkpoints = kind(folder, **keep) if keep else None
     extra: list[pl.Callback] = [cb.History()]
     extra += [checkpoints] if checkpoints else []
     if cfg.callbacks.progress and not quiet:
         extra.append(cb.Progress(name.rsplit("-", 1)[0]))
     t = cfg.trainer
     trainer = pl.Trainer(
-        accelerator=t.accelerator, devices=t.devices, strategy=t.strategy, precision=t.precision,
+        accelerator=t.accelerator, devices=t.devices, precision=t.precision,
         max_epochs=cfg.epochs, check_val_every_n_epoch=cfg.eval_every, num_sanity_val_steps=0,
         logger=[make(node, f"logger.{name}") for name, node in cfg.logger.items()] or False, callbacks=extra,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        log_every_n_steps=1, use_distributed_sampler=False, default_root_dir=folder, **cfg.trainer_args,
+        log_every_n_steps=1, use_distributed_sampler=False, default_root_dir=folder, **group, **cfg.trainer_args,
     )  # fmt: skip
     return trainer, checkpoints
 
@@ -230,6 +244,8 @@ def make(node: Any, name: str, **kwargs: Any) -> Any:
 
 def silence() -> None:
     """Keeps Lightning's tips and device lines off the terminal, and its warnings that do not apply here."""
+    import pytorch_lightning  # noqa: F401  (it sets its logger's level when it is imported)
+
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     unwanted = (
@@ -357,10 +373,9 @@ def _other(cfg: DictConfig) -> str:
     return next((str(arm) for arm in cfg.arms if arm != cfg.arm), str(cfg.arm))
 
 
-def load_job(path: Path) -> tuple[DictConfig, Job]:
-    """A config and its job as `launch` wrote them for the ranks."""
-    raw = json.loads(path.read_text())
-    job = Job(**{**raw["job"], "folder": Path(raw["job"]["folder"])})
-    cfg = OmegaConf.create(raw["cfg"])
+def load_job(spec: dict[str, Any]) -> tuple[DictConfig, Job]:
+    """A config and its job as `launch` sends them to the ranks."""
+    job = Job(**{**spec["job"], "folder": Path(spec["job"]["folder"])})
+    cfg = OmegaConf.create(spec["cfg"])
     assert isinstance(cfg, DictConfig)
     return cfg, job

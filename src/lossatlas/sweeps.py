@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +15,11 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from lossatlas import launch
 from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import SWEEP_ENV, describe
 from lossatlas.paths import conf_dir, experiments_dir, is_checkout
@@ -79,9 +82,13 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     blocks = _grid_blocks(base, words, overrides)
     for block in blocks:
         check_command(block)
-    sweep = Path(base.output_root).resolve() / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    first = launch.rank() == 0  # of torchrun's processes one writes and prints for all
+    root = Path(base.output_root).resolve() if first else Path(tempfile.mkdtemp())
+    sweep = root / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     sweep.mkdir(parents=True)
-    (sweep / "total").write_text(json.dumps(sum(_count(base, block) for block in blocks)))
+    (sweep / "total").write_text(
+        json.dumps("?" if base._search else sum(_count(base, block) for block in blocks))
+    )
     os.environ[SWEEP_ENV] = str(sweep)
     try:
         with _stoppable(sweep):
@@ -89,12 +96,18 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
                 run_hydra([*flags, *block])
     except Halt as halt:
         raise StorageError(str(halt)) from None
+    except Exception as error:
+        if type(error).__name__ != "TerminatedWorkerError":  # joblib's; its jobs are gone with the worker
+            raise
+        print("lossatlas: a worker process was killed (out of memory?), its sweep ends", file=sys.stderr)
     finally:
+        if not first:
+            shutil.rmtree(root)
         os.environ.pop(SWEEP_ENV, None)
         (Path(base.output_root) / ".multirun" / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own copy
     if (sweep / "stop").exists():
         raise KeyboardInterrupt
-    return finish(base, sweep)
+    return finish(base, sweep) if first else 0
 
 
 @contextmanager
@@ -122,20 +135,27 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
     entries = [json.loads(path.read_text()) for path in sorted(sweep.glob("*.json"))]
     found = [records.read(Path(e["folder"]) / "record.json") for e in entries if e["folder"]]
     kept = [record for record in found if record is not None]
-    if kept:
+    if kept and not cfg._search:
         card = experiments_dir() / str(cfg.paper) / "card.yaml"
         out = Path(cfg.output_root) / kept[0].experiment / cfg.scale / "_study"
         report.end(kept, card if card.exists() else None, out, grid=str(cfg.grid))
         if cfg.publish:
             report.publish(kept, card, experiments_dir() / str(cfg.paper), grid=str(cfg.grid))
-    bad = [e for e in entries if e["status"] not in ("done", "skipped")]
+    total = json.loads((sweep / "total").read_text())
+    total = total if isinstance(total, int) else len(entries)  # a search asks as it goes
+    bad = [f"{e.get('name', '?')} ({e['status']})" for e in entries if e["status"] not in ("done", "skipped")]
     if bad:
-        names = ", ".join(f"{e.get('name', '?')} ({e['status']})" for e in bad[:5])
+        names = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         print(
-            f"{len(bad)} of {len(entries)} jobs did not finish: {names}; repeat with rerun=failed",
+            f"{len(bad)} of {total} jobs did not finish: {names}; repeat with rerun=failed", file=sys.stderr
+        )
+    lost = total - len(entries)
+    if lost > 0:
+        print(
+            f"{lost} of {total} jobs did not start or left nothing; the same command runs them",
             file=sys.stderr,
         )
-    return 2 if any(e["status"] == "refused" for e in entries) else int(bool(bad))
+    return 2 if any(e["status"] == "refused" for e in entries) else int(bool(bad or lost > 0))
 
 
 def _grid_blocks(cfg: DictConfig, words: list[str], overrides: Sequence[Override]) -> list[list[str]]:
@@ -188,6 +208,7 @@ def _compose(overrides: list[str]) -> DictConfig:
         if OmegaConf.select(hydra, "runtime.choices.experiment"):
             describe(cfg, hydra)
         cfg["_params"] = params
+        cfg["_search"] = "Optuna" in str(hydra.sweeper.get("_target_"))
         return cfg
 
 
@@ -224,7 +245,12 @@ def _keys(cfg: Any, prefix: str = "") -> list[str]:
 
 
 def _values(override: Override) -> Any:
-    return override.sweep_string_iterator() if override.is_sweep_override() else iter([_plain(override)])
+    if not override.is_sweep_override():
+        return iter([_plain(override)])
+    interval = override.value()
+    if isinstance(interval, IntervalSweep):  # a search looks between its ends
+        return iter([str(interval.start), str(interval.end)])
+    return override.sweep_string_iterator()
 
 
 def _plain(override: Override) -> str:

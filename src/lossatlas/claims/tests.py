@@ -61,7 +61,7 @@ def t_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0) -> 
         3
     """
     d = np.asarray(d, float)
-    side = f"{'>' if direction > 0 else '<'} {limit:.4g}"
+    side = f"{'>' if direction > 0 else '<'} {limit + 0.0:.4g}"  # + 0.0: a margin of -0 reads 0
     if (few := _too_few(d, side)) is not None:
         return few
     effect, error = float(d.mean()), _standard_error(d, overlap)

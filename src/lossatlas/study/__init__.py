@@ -39,6 +39,7 @@ __all__ = [
     "print_verdicts",
     "publish",
     "readme",
+    "refresh",
     "summary",
 ]
 
@@ -124,7 +125,7 @@ def publish(
         UserError: nothing to publish, or runs of another scale than the evidence has.
     """
     known = load_card(card)
-    table = verdict_seeds(rec.tidy(records))
+    table = _ordered(verdict_seeds(rec.tidy(records)))
     if table.empty:
         raise UserError("publish=true needs runs with seeds for verdicts (< 100 or >= 1000)")
     folder = Path(folder)
@@ -144,6 +145,22 @@ def publish(
     return finish(table, known, folder, commands=commands, room=_room(known.paper), versions=versions)
 
 
+def refresh(folder: str | Path) -> list[Verdict]:
+    """Write a paper's table, figure, README and verdicts anew from its records and its card, as after an edit of notes.
+
+    Args:
+        folder: experiments/<slug>, with card.yaml and records.csv.
+
+    Raises:
+        UserError: card or records are not there or cannot be read.
+    """
+    folder = Path(folder)
+    known, table = load_card(folder / "card.yaml"), _ordered(rec.from_csv(folder / "records.csv"))
+    return finish(
+        table, known, folder, room=_room(known.paper), versions=_earlier(folder).get("versions", {})
+    )
+
+
 def _merged(old: DataFrame, new: DataFrame) -> DataFrame:
     """Rows of old and new, the new one where both have a run; conditions and metrics of both."""
     import pandas as pd
@@ -153,9 +170,17 @@ def _merged(old: DataFrame, new: DataFrame) -> DataFrame:
     columns = [*rec.HEAD, *conditions, *rec.MIDDLE, *metrics, *rec.TAIL]
     both = pd.concat([old, new], ignore_index=True).reindex(columns=columns)
     both[conditions] = both[conditions].fillna("")
-    run = ["experiment", "scale", "arm", *conditions, "seed", "unit"]
-    both = both.drop_duplicates(run, keep="last")
-    return both.sort_values(run, kind="stable", na_position="first").reset_index(drop=True)
+    return _ordered(both.drop_duplicates(_run_keys(both), keep="last"))
+
+
+def _run_keys(table: DataFrame) -> list[str]:
+    """What tells rows apart."""
+    return ["experiment", "scale", "arm", *rec.condition_columns(table), "seed", "unit"]
+
+
+def _ordered(table: DataFrame) -> DataFrame:
+    """One order of rows, whatever the order in which parallel jobs ended."""
+    return table.sort_values(_run_keys(table), kind="stable", na_position="first").reset_index(drop=True)
 
 
 def _commands(records: Sequence[rec.Record], grid: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Launchers and the sweeper that Hydra finds by this namespace; libraries behind them are imported at a launch."""
