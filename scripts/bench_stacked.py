@@ -146,7 +146,7 @@ def study(arm: str, replicas: int, workers: int) -> tuple[list[list[str]], Any]:
         with Parallel(n_jobs=workers, backend="loky") as pool:
             pool(delayed(warm)() for _ in groups)  # a sweep imports once, not once a stack
             start = time.perf_counter()
-            ended = pool(delayed(stacked.run_group)(group, True, False) for group in groups) or []
+            ended: Any = pool(delayed(stacked.run_group)(group, True, False) for group in groups)
             spent = time.perf_counter() - start
         assert all(outcome.status == "done" for group in ended for outcome in group), ended
         steps = 40 * -(-16000 // pairs[0][0].batch_size)

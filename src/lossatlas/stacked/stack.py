@@ -167,7 +167,8 @@ class Stack(LightningModule):
         values = tuple(self.scalars[name] for name in names)
         try:
             run = torch.vmap(one, randomness="different")
-            with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no rule for vmap: one replica after another
+            # vmap has no rule for the fused attention: it would run it for one replica after another
+            with sdpa_kernel(SDPBackend.MATH):
                 return run(self.params, self.buffers_, values, x, y, index)
         finally:
             for name, value in before.items():
