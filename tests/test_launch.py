@@ -277,7 +277,6 @@ def test_gpu_ranks_are_fresh_processes_that_would_speak_nccl(cli, outputs, monke
     ("words", "hint"),
     [
         (("trainer.devices=3",), "make it a multiple"),
-        (("data=none", "+data._target_=null"), "no mini-batches"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(cli, words, hint):
