@@ -35,6 +35,7 @@ REASONS = {  # what the formula itself asks for beyond one log-softmax
     "LDRKL": "eq. 3: softplus of every score and the L1 norm, with their gradients",
     "ALDRKL": "eq. 2: a softmax and an entropy for lambda_i besides the loss itself; eq. 3: the L1 norm",
     "NCEPlus": "two losses; over 3 at small K only, where about 20 operations on (n,) cost more than the softmax",
+    "ZLoss": "eq. 1: mean, deviation and z-score of the target, some fifteen calls on (n,), which outweigh ten scores",
 }
 
 

@@ -132,16 +132,10 @@ def experiments() -> list[str]:
 def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, monkeypatch, experiment):
     """Two seeds of each: in a stack as alone, or one after another with a line that says why.
 
-    One epoch, since float32 rounding grows with every step; the tight comparison is in test_stacked.py.
+    One epoch, since float32 rounding grows with every step; the tight comparison is in test_stacked.py
+    (abs: one of 128 test images).
     """
-    words = (
-        "-m",
-        f"experiment={experiment}",
-        "scale=smoke",
-        "seed=0,1",
-        "callbacks.progress=false",
-        "logger=none",
-    )
+    words = ("-m", f"experiment={experiment}", "scale=smoke", "epochs=1", "seed=0,1", "logger=none")
     default = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text())
     grid = ((default.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
     first = [f"{key}={str(value).split(',')[0]}" for key, value in grid.items() if key not in ("arm", "seed")]
@@ -165,4 +159,6 @@ def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, m
             (stacked[seed], single),
             *zip(stacked[seed]["units"], single["units"], strict=True),
         ):
-            assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-3, abs=1e-4, nan_ok=True)
+            kept = {k: v for k, v in theirs["metrics"].items() if k in mine["metrics"]}  # rounds have no loss
+            assert mine["metrics"] == pytest.approx(kept, rel=1e-3, abs=1e-2, nan_ok=True)
+            assert set(theirs["metrics"]) - set(kept) <= {"train/loss"}

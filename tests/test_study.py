@@ -240,5 +240,5 @@ def test_a_pipe_in_a_claim_does_not_break_the_table(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         study.finish(some_runs(), card(claim(BETTER)), tmp_path / "file" / "s")

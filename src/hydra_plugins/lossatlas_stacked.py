@@ -68,14 +68,13 @@ class StackedLauncher(Launcher):
         ]
         groups.sort(key=len, reverse=True)  # a large stack begun last would run alone
         work = [([pairs[n] for n in group], self.measure, sweep) for group in groups]
+        ended: Any  # joblib has no types
         if self.workers == 1 or len(work) == 1:
             ended = [_group(*item, quiet=False) for item in work]
         else:
             from joblib import Parallel, delayed
 
-            ended = list(
-                Parallel(n_jobs=self.workers, backend="loky")(delayed(_group)(*item) for item in work) or []
-            )
+            ended = Parallel(n_jobs=self.workers, backend="loky")(delayed(_group)(*item) for item in work)
         for group, values in zip(groups, ended, strict=True):
             for n, value in zip(group, values, strict=True):
                 _end(returns[n], value)

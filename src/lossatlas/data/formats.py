@@ -66,7 +66,7 @@ def read_frame(frame: "pd.DataFrame", options: Options, spec: Spec) -> Table:
         left_out.add(column(part["column"]))
         test = {plain_text(v) for v in part["test"]}
         parts = np.array([plain_text(v) in test for v in frame[column(part["column"])]], dtype=np.uint8)
-    features = frame[[c for c in names if c not in left_out]]
+    features: Any = frame[[c for c in names if c not in left_out]]
     if options.get("onehot"):
         x = np.hstack([_onehot(features[c].map(plain_text).to_numpy(str)) for c in features])
     else:

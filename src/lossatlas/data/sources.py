@@ -217,7 +217,9 @@ def _from_columns(splits: Mapping[str, Mapping[str, list]], entry: Entry, spec: 
             raise SourceError(f"the {missing[0]} split is missing")
         parts = []
         for split in ("train", "test"):
-            encoded = [i.get("bytes") if isinstance(i, dict) else None for i in splits[split][entry["x"]]]
+            encoded: list[Any] = [
+                i.get("bytes") if isinstance(i, dict) else None for i in splits[split][entry["x"]]
+            ]
             parts.append((decode_images(encoded, spec.shape), label_numbers(splits[split][entry["y"]], spec)))
         return join_parts(*parts)
     import pandas as pd

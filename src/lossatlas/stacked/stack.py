@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.data import Batch
 from lossatlas.lit import LitModule
@@ -166,7 +167,9 @@ class Stack(LightningModule):
         values = tuple(self.scalars[name] for name in names)
         try:
             run = torch.vmap(one, randomness="different")
-            return run(self.params, self.buffers_, values, x, y, index)
+            # vmap has no rule for the fused attention: it would run it for one replica after another
+            with sdpa_kernel(SDPBackend.MATH):
+                return run(self.params, self.buffers_, values, x, y, index)
         finally:
             for name, value in before.items():
                 setattr(loss, name, value)

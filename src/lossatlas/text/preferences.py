@@ -96,7 +96,7 @@ def read_preferences(path: str | Path, model: TextModel) -> Pairs:
         raise UserError(f"{path} holds no preference pair: give lines with prompt, chosen and rejected")
     texts = [_texts(path, number, line) for number, line in enumerate(lines, 1)]
     prompts, chosen, rejected = (model.encode(column) for column in zip(*texts, strict=True))
-    rows = []
+    rows: list[Sequences] = []
     for answers in (chosen, rejected):
         ended = [
             [*a, model.eos][: max(model.context - len(p), 0)] for p, a in zip(prompts, answers, strict=True)
@@ -106,7 +106,8 @@ def read_preferences(path: str | Path, model: TextModel) -> Pairs:
                 f"{path}: the prompt of pair {short[0]} fills the model's context of {model.context} tokens: shorten it"
             )
         rows.append(pad(prompts, ended, model.pad, width=model.context))
-    return Pairs(*rows, torch.zeros(len(lines), dtype=torch.bool))
+    winner, loser = rows
+    return Pairs(winner, loser, torch.zeros(len(lines), dtype=torch.bool))
 
 
 def _texts(path: str | Path, number: int, line: str) -> tuple[str, str, str]:

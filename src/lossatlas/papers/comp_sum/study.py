@@ -107,7 +107,7 @@ class LitAdversarial(LitModule):
     def _survives(self, split: str, index: Tensor, starts: torch.Generator) -> Tensor:
         assert self.data is not None
         assert self.net is not None
-        x, y, _ = self.data.batch(split, index.clone().to(self.device), train=False)
+        x, y, _ = self._cast(self.data.batch(split, index.clone().to(self.device), train=False))
         return robust_correct(self.net, x, y, self.radius, None, self.attack_steps, self.restarts, starts)
 
     def _log_robust(self, name: str) -> None:
