@@ -188,6 +188,43 @@ def searched(outputs):
     return {each["search"]: each for each in found}
 
 
+def test_optuna_searches_values_and_never_seeds_or_arms(cli, outputs):
+    words = (*SEARCH, "arm=ce,gce", "seed=100,101", "lr=tag(log,interval(0.001,1.0))", "theta=0.05,0.7")
+    answer = cli(*words)
+    assert answer.code == 0, answer
+    found = searched(outputs)
+    assert set(found) == {"arm=ce noise=u60", "arm=gce noise=u60"}
+    records = [json.loads(path.read_text()) for path in outputs.rglob("record.json")]
+    for name, search in found.items():
+        assert len(search["trials"]) == 3
+        for trial in search["trials"]:
+            assert trial["params"].keys() == {"lr", "theta"}
+            assert 0.001 <= trial["params"]["lr"] <= 1.0
+            mine = [
+                r["metrics"]["val/top1"]
+                for r in records
+                if f"arm={r['arm']}" in name and r["config"]["lr"] == trial["params"]["lr"]
+            ]
+            assert len(mine) == 2  # one run a seed
+            assert trial["objective"] == pytest.approx(sum(mine) / 2)
+        assert search["best"]["objective"] == max(trial["objective"] for trial in search["trials"])
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("record.json")}
+    again = cli(*words)  # the seeded sampler asks for the same trials
+    assert again.out.count(": skipped") == 12
+    assert searched(outputs) == found
+    assert {path: path.stat().st_mtime_ns for path in outputs.rglob("record.json")} == before
+
+
+def test_a_failing_trial_is_told_and_the_search_goes_on(cli, outputs):
+    answer = cli(*SEARCH, "lr=1e38,0.1", "hydra.sweeper.n_trials=4", "optimizer.weight_decay=0")
+    (search,) = searched(outputs).values()
+    states = {trial["params"]["lr"]: trial["state"] for trial in search["trials"]}
+    assert states == {"1e+38": "FAIL", "0.1": "COMPLETE"}
+    assert search["best"]["params"] == {"lr": "0.1"}
+    assert answer.code == 1
+    assert "diverged" in answer.err
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

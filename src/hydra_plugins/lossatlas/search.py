@@ -83,8 +83,10 @@ class OptunaSweeper(Sweeper):
         from lossatlas.errors import UserError
 
         fixed, cells, seeds, space = [], [], [], {}
-        for override in overrides:
-            key = override.get_key_element()
+        last = {
+            override.get_key_element(): override for override in overrides
+        }  # as everywhere, the last word wins
+        for key, override in last.items():
             plain, line = override.key_or_group, override.input_line or ""
             if not override.is_sweep_override():
                 if plain in ("arm", *self.conditions):  # part of the search's name
