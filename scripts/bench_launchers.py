@@ -4,7 +4,7 @@ The study's runs are UCI Letter's shape on generated data, so that nothing is fe
 once, joblib once in each worker; the speed-up is of the whole command, from start to verdicts. `runs_s` is the sum of
 the runs' own seconds: how much of the command was training.
 
-Usage: python scripts/bench_launchers.py [--jobs 8] [--epochs 10] [--repeats 1] [--json FILE]
+Usage: python scripts/bench_launchers.py [--jobs 8] [--epochs 800] [--repeats 1] [--json FILE]
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=800)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", type=Path, default=benching.FOLDER / "joblib.json")
     args = parser.parse_args()
