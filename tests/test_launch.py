@@ -241,7 +241,7 @@ def test_gpu_ranks_are_fresh_processes_that_would_speak_nccl(cli, outputs, monke
     made = []
 
     class Process:
-        exitcode, pid, sentinel = 1, 0, 0
+        exitcode, pid, sentinel = 1, None, 0  # never started
 
         def __init__(self, **kwargs):
             made.append(kwargs)

@@ -106,8 +106,11 @@ class Rank:
 
     def close(self) -> None:
         """Ends the process if it runs, and closes what belongs to it."""
-        with contextlib.suppress(ProcessLookupError, TypeError):  # TypeError: it was never started
-            os.kill(self.process.pid, signal.SIGKILL)  # Process.kill trusts the server, which may have died
+        if self.process.pid:  # 0 would be this whole process group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(
+                    self.process.pid, signal.SIGKILL
+                )  # Process.kill trusts the server, which may have died
         self.process.join()
         self.reports.close()
         if self.stderr is not None:
