@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 from torch.testing import assert_close
 
 from lossatlas import records
@@ -94,7 +95,10 @@ def test_the_core_grid_is_the_study_of_the_card():
         (2.0, 0.25, 10.0),
     ]
     assert grid["seed"] == "range(20)"
-    assert loaded["stack"] >= 80  # the 4 settings of P = 5 D
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        launcher = compose("config", ["experiment=grokking_poly"], return_hydra_config=True).hydra.launcher
+    assert launcher["_target_"].endswith("StackedLauncher")
+    assert launcher.size == 80  # the 4 settings of P = 5 D
 
 
 # ---------------------------------------------------------------- one run
