@@ -49,14 +49,12 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     if not experiment:
         raise UserError("no experiment: write experiment=NAME; python -m run lists the names")
     condition = {key: _value(cfg, choices, key) for key in condition_keys(cfg, hydra)}
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    config = {str(key): value for key, value in config.items()}
-    kept = {key: value for key, value in config.items() if key not in INFRASTRUCTURE}
+    # not the whole config: resolving the tuned values of all other runs takes most of the time
+    kept = {str(key): _resolved(cfg, str(key)) for key in cfg if str(key) not in INFRASTRUCTURE}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_INFRASTRUCTURE}
     for part in ("data", "net", "module"):
         _without_folders(kept.get(part))
-    digest = hashlib.sha256(json.dumps([experiment, kept], sort_keys=True).encode()).hexdigest()[:8]
+    digest = hash_of(identity(experiment, kept))
     parts = [str(cfg.arm or "run"), *(_slug(v) for v in condition.values()), f"s{cfg.seed}", digest]
     name = "-".join(parts)
     if len(name) > 120:  # file systems stop at 255
@@ -65,6 +63,21 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     target = str(hydra.launcher.get("_target_", ""))
     parallel = hydra.mode == RunMode.MULTIRUN and "BasicLauncher" not in target
     return Job(experiment, condition, kept, digest, folder, parallel, name)
+
+
+def identity(experiment: str, config: dict[str, Any]) -> str:
+    """The text whose hash names a run."""
+    return json.dumps([experiment, config], sort_keys=True)
+
+
+def hash_of(text: str) -> str:
+    """The hash in a run's folder and record."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _resolved(cfg: DictConfig, key: str) -> Any:
+    value = cfg[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _without_folders(node: Any) -> None:
