@@ -280,7 +280,10 @@ def test_gpu_ranks_are_fresh_processes_that_would_speak_nccl(cli, outputs, monke
     [
         (("experiment=ldr_noisy", "trainer.devices=3"), "make it a multiple"),
         (("experiment=presto_rare",), "no mini-batches"),
-        (("experiment=neucb_datasets",), "no mini-batches"),  # has data, and plays rounds: its ranks refuse it
+        (
+            ("experiment=neucb_datasets",),
+            "no mini-batches",
+        ),  # has data, and plays rounds: its ranks refuse it
     ],
     ids=["batch", "no data", "rounds"],
 )
