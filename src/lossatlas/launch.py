@@ -74,12 +74,17 @@ def check(cfg: DictConfig, processes: int) -> None:
         UserError: nothing to share out, or a mini-batch that cannot be dealt evenly.
     """
     if "_target_" not in (cfg.data or {}):
-        raise UserError(
-            f"trainer.devices={cfg.trainer.devices}: this experiment has no mini-batches to share, every process"
-            " would do the same work; use trainer=cpu and a parallel launcher"
-        )
+        raise nothing_to_share(cfg)
     if cfg.batch_size % processes:
         raise UserError(f"batch_size={cfg.batch_size} over {processes} processes: make it a multiple")
+
+
+def nothing_to_share(cfg: DictConfig) -> UserError:
+    """Why a method without mini-batches is refused: known from its config, or from its module once that is built."""
+    return UserError(
+        f"trainer.devices={cfg.trainer.devices}: this experiment has no mini-batches to share, every process"
+        " would do the same work; use trainer=cpu and a parallel launcher"
+    )
 
 
 # ------------------------------------------------------------------ the sweep's side

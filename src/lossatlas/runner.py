@@ -162,6 +162,8 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
     )
     if module is None:
         raise UserError("module: the experiment names no LitModule (`module: {_target_: ...}`)")
+    if launch.grouped() and module.data is None:  # it reads its data itself, and plays rounds
+        raise launch.nothing_to_share(cfg)
     if cfg.trainer.compile and module.net is not None:
         module.net = _compiled(module.net)
     if launch.rank() == 0:
