@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas import checkpoint, records
 from lossatlas.errors import StorageError, UserError
 from lossatlas.locks import locked
+from lossatlas.private import redact
 from lossatlas.signals import STOP, heard_by
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def _record_failure(cfg: DictConfig, job: "Job", error: str, details: str, secon
     """The record of a job whose rank 0 could not write it."""
     from lossatlas.runner import make_record
 
-    records.write_text(details.rstrip() + "\n", job.folder / "error.txt")
+    records.write_text(redact(details.rstrip()) + "\n", job.folder / "error.txt")
     device = f"{cfg.trainer.devices} x {cfg.trainer.accelerator}"
     record = make_record(
         cfg, job, "failed", error, {}, seconds=round(seconds, 3), peak_mb=float("nan"), device=device

@@ -20,6 +20,7 @@ from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.locks import locked
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
+from lossatlas.private import redact
 
 FINISHED = ("done", "diverged")  # a diverged run is a result: it diverges again
 
@@ -81,7 +82,7 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         if full := storage_error(problem, job.folder):
             raise full from None
         status, error = failure(problem)
-        details = traceback.format_exc()
+        details = redact(traceback.format_exc())
     finally:
         loggers.close(trainer.loggers, failed=status == "failed")
     if launch.rank() != 0:  # what the ranks share is written once
@@ -137,7 +138,7 @@ def make_record(
     commit, dirty = code_version()
     return records.Record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
-        scale=cfg.scale, status=status, error=error, metrics=metrics, commit=commit, dirty=dirty,
+        scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
         versions=package_versions(), config=job.config, config_hash=job.config_hash, **measured,
     )  # fmt: skip
 
