@@ -93,7 +93,8 @@ def _accuracy(ax: Any, images: "DataFrame", tuned: dict[str, str], styles: dict[
             place = np.arange(found.shape[1]) + 0.16 * (i - 0.5)
             ax.errorbar(place, found.mean(0), _half(found), label=arm, capsize=2, ls="", **style)
             ax.set_xticks(range(found.shape[1]), _extras(rows, "sizes")[0])
-    ax.legend(frameon=False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
 
 
 def _grid(ax: Any, images: "DataFrame", styles: dict[str, dict[str, str]]) -> None:

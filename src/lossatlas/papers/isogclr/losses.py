@@ -37,7 +37,7 @@ class NTXent(nn.Module):
         h, own = two_view_differences(*unit_pairs(e1, e2, "NTXent"))
         # h of the positive is 0, so the loss is log(1 + sum over negatives of exp(h / tau))
         log_sum = torch.logsumexp((h / self.tau).masked_fill(own, -math.inf), dim=1)
-        return nn.functional.softplus(log_sum).view(2, -1).mean(0)
+        return torch.logaddexp(log_sum, torch.zeros_like(log_sum)).view(2, -1).mean(0)
 
 
 class SogCLR(nn.Module):
