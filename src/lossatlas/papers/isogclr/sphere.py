@@ -99,9 +99,9 @@ class LitSphere(LitModule):
         if not isinstance(loss, ISogCLR) or loss.temperature.shared:
             raise ValueError(f"the sphere needs an ISogCLR with a temperature per sample, got {loss}")
         self.sphere = Sphere(self.seed, n_max=n_max, ratio=ratio, noise=noise)
-        if len(self.sphere) % self.batch_size == 1:
+        if self.batch_size < 2 or len(self.sphere) % self.batch_size == 1:
             raise ValueError(
-                f"the last mini-batch would have one sample: change batch_size={self.batch_size}"
+                f"a mini-batch would have one sample and no negatives: change batch_size={self.batch_size}"
             )
         loss.allocate(len(self.sphere))
         self.states = loss

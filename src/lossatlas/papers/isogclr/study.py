@@ -55,9 +55,9 @@ class LitContrastive(LitModule):
         seed = int(settings.get("seed", 0))
         pretrain, probe, pi = long_tail(data.train, data.classes, self.sizes, labelled, seed)
         super().__init__(Data(**{**vars(data), "train": pretrain, "_drawn": {}}), **settings)
-        if len(pretrain) % self.batch_size == 1:
+        if self.batch_size < 2 or len(pretrain) % self.batch_size == 1:
             raise ValueError(
-                f"the last mini-batch of {len(pretrain)} images would have a single one and no negatives: "
+                f"a mini-batch of {len(pretrain)} images would have a single one and no negatives (at least 2): "
                 f"change batch_size={self.batch_size}"
             )
         self.probe, self.pi = probe, pi
