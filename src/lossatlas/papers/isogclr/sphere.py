@@ -104,7 +104,12 @@ class LitSphere(LitModule):
                 f"a mini-batch would have one sample and no negatives: change batch_size={self.batch_size}"
             )
         loss.allocate(len(self.sphere))
-        self.states = loss
+
+    @property
+    def states(self) -> ISogCLR:
+        """The loss, whose buffers are all that training changes."""
+        assert isinstance(self.loss, ISogCLR)
+        return self.loss
 
     @torch.no_grad()
     def play(self, rounds: Tensor) -> Tensor:

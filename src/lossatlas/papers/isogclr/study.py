@@ -189,7 +189,7 @@ def size_correlation(sizes: list[int], means: list[float]) -> float:
     """Spearman's correlation of class size and mean temperature; 0 where all temperatures are equal."""
     if len(set(means)) < 2:
         return 0.0
-    return float(spearmanr(sizes, means).statistic)
+    return float(spearmanr(sizes, means).statistic)  # type: ignore[attr-defined]
 
 
 def boxes(tau: Tensor, ranks: np.ndarray) -> list[list[float]]:
