@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def record_of(outputs: Path) -> dict:
 
 
 @contextmanager
-def at_chunk(monkeypatch, chunk: int, act) -> None:
+def at_chunk(monkeypatch, chunk: int, act) -> Iterator[None]:
     """`act` is called in the middle of that chunk of training, counted over all runs."""
     seen = []
     original = LitModule.training_step
