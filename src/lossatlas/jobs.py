@@ -22,11 +22,12 @@ from lossatlas.private import redact, written
 from lossatlas.schema import check
 
 SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line there
-# What does not change a result: machines, paths, logging, and the arms and tuned values of other runs.
+# What does not change a result: machines, paths, logging, and the arms, tuned values and settings of other runs.
 INFRASTRUCTURE = (
-    "arms", "tuned", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root", "data_mirrors",
-    "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
+    "arms", "tuned", "settings", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root",
+    "data_mirrors", "stack", "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
 )  # fmt: skip
+OTHER_RUNS = ("arms", "tuned", "settings", "grids", "limits")  # what of that is about other runs
 TRAINER_INFRASTRUCTURE = ("accelerator", "devices", "strategy", "threads", "compile")
 
 
@@ -50,12 +51,13 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     if not experiment:
         raise UserError("no experiment: write experiment=NAME; python -m run lists the names")
     condition = {key: _value(cfg, choices, key) for key in condition_keys(cfg, hydra)}
-    config = written(cfg)
+    # resolving the arms and tuned values of all other runs would take most of the time
+    config = written(cfg, without=OTHER_RUNS)
     kept = {key: value for key, value in config.items() if key not in INFRASTRUCTURE}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_INFRASTRUCTURE}
     for part in ("data", "net", "module"):
         _without_folders(kept.get(part))
-    digest = hashlib.sha256(json.dumps([experiment, kept], sort_keys=True).encode()).hexdigest()[:8]
+    digest = hash_of(identity(experiment, kept))
     parts = [str(cfg.arm or "run"), *(_slug(v) for v in condition.values()), f"s{cfg.seed}", digest]
     name = "-".join(parts)
     if len(name) > 120:  # file systems stop at 255
@@ -64,6 +66,16 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     target = str(hydra.launcher.get("_target_", ""))
     parallel = hydra.mode == RunMode.MULTIRUN and "BasicLauncher" not in target
     return Job(experiment, condition, kept, digest, folder, parallel, name)
+
+
+def identity(experiment: str, config: dict[str, Any]) -> str:
+    """The text whose hash names a run."""
+    return json.dumps([experiment, config], sort_keys=True)
+
+
+def hash_of(text: str) -> str:
+    """The hash in a run's folder and record."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _without_folders(node: Any) -> None:

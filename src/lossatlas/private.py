@@ -6,7 +6,7 @@ A key whose name ends in key, token, password, secret or credentials may hold an
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -41,15 +41,26 @@ def refuse_literals(raw: Any, path: str = "") -> None:
             )
 
 
-def written(cfg: DictConfig) -> dict[str, Any]:
-    """The config with interpolations resolved, but for those that hold a secret."""
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    resolved = OmegaConf.to_container(cfg, resolve=True)
+def written(cfg: DictConfig, without: Collection[str] = ()) -> dict[str, Any]:
+    """The config with interpolations resolved, but for those that hold a secret.
+
+    Args:
+        cfg: composed.
+        without: keys that are left out, and not resolved either.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    raw = {str(key): value for key, value in plain.items() if key not in without}
+    resolved = {key: _resolved(cfg[key]) for key in raw}
     named = {str(value) for where, value in _leaves(resolved) if value is not None and NAME.search(where)}
     hidden = {*_environment().values(), *(text for text in named if len(text) > 3)}
     made = _merge(raw, resolved, "", hidden)
     assert isinstance(made, dict)
     return {str(key): value for key, value in made.items()}
+
+
+def _resolved(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def redact(text: str) -> str:

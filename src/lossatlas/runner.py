@@ -20,6 +20,7 @@ from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.locks import HELD, locked
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
+from lossatlas.paths import page_line
 from lossatlas.private import redact
 
 FINISHED = ("done", "diverged")  # a diverged run is a result: it diverges again
@@ -392,6 +393,7 @@ def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = Fals
             f"  {'seconds':<28} {record.seconds}",
             f"  {'peak memory, MB':<28} {record.peak_mb}",
             f"record: {job.folder / 'record.json'}",
+            f"page:   {page_line(cfg.paper)}",
             f"next:   python -m run -m experiment={job.experiment}        the whole comparison, with verdicts",
             f"        python -m run experiment={job.experiment} arm={_other(cfg)}  another arm",
         ]

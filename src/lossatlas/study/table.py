@@ -36,15 +36,16 @@ class Cells:
     caption: str
 
 
-def summary(table: DataFrame, experiment: str, metric: str) -> DataFrame:
+def summary(table: DataFrame, experiment: str, metric: str, keys: Sequence[str] = ()) -> DataFrame:
     """Mean, 95 % t half-width, n and failed runs of a metric for each arm and condition.
 
     Args:
         table: tidy; seeds for tuning and interrupted runs are left out.
+        keys: conditions that get a column `key <name>` of their own besides.
 
     Returns:
-        Columns arm, condition (the values of the keys that vary), mean, half (NaN for n < 2), n, failed: n counts the
-        runs (or units) that are done, failed those that failed or diverged.
+        Columns arm, condition (the values of the keys that vary), those of `keys`, mean, half (NaN for n < 2), n,
+        failed: n counts the runs (or units) that are done, failed those that failed or diverged.
     """
     rows = verdict_seeds(table[table["experiment"] == experiment])
     rows = rows[rows["status"] != "interrupted"]
@@ -57,7 +58,8 @@ def summary(table: DataFrame, experiment: str, metric: str) -> DataFrame:
     value = value.loc[rows.index]
     good = pd.Series(np.isfinite(value), value.index)
     rows = rows.assign(condition=_labels(rows), value=value.where(good), lost=(~good).astype(int))
-    groups = rows.groupby(["arm", "condition"], sort=False)
+    rows = rows.assign(**{f"key {key}": rows[key] for key in keys})  # a condition may be called n or mean
+    groups = rows.groupby(["arm", "condition", *(f"key {key}" for key in keys)], sort=False)
     found = groups.agg(
         mean=("value", "mean"), sd=("value", "std"), n=("value", "count"), failed=("lost", "sum")
     )
@@ -83,7 +85,7 @@ def cells(table: DataFrame, experiment: str, metric: str) -> Cells:
     """The printed table of one metric: arms by conditions, or conditions by arms where these are many."""
     found = summary(table, experiment, metric)
     arms, conditions = (list(dict.fromkeys(found[key])) for key in ("arm", "condition"))
-    text = {(row.arm, row.condition): _cell(row) for row in found.itertuples()}
+    text = {(row.arm, row.condition): cell(row) for row in found.itertuples()}
     if len(conditions) > MANY:
         head, rows = ["", *arms], [[c, *(text.get((a, c), "-") for a in arms)] for c in conditions]
     else:
@@ -145,7 +147,8 @@ def _labels(rows: DataFrame) -> Series:
     return label.str.strip().replace("", "-")
 
 
-def _cell(row: Any) -> str:
+def cell(row: Any) -> str:
+    """Mean and half-width of a row of `summary` with the digits that its interval leaves, and its failed runs."""
     failed = f" ({row.failed} failed)" if row.failed else ""
     if not math.isfinite(row.half):
         return f"{row.mean:.4g}{failed}"
