@@ -250,7 +250,8 @@ class LitModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and steps the schedule."""
-        self.log("train/loss", (self.loss_sum[0] / self.loss_sum[1].clamp(min=1)).float(), sync_dist=True)
+        if self.loss_sum[1] > 0:  # rounds may have no losses
+            self.log("train/loss", (self.loss_sum[0] / self.loss_sum[1]).float(), sync_dist=True)
         self.loss_sum.zero_()
         schedulers = self.lr_schedulers()
         for schedule in schedulers if isinstance(schedulers, list) else [schedulers] if schedulers else []:
