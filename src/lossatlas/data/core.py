@@ -108,7 +108,8 @@ class Data:
             draws: of `self.draws`; without them the augmentation draws from torch's global generator.
 
         Shapes:
-            index (b,) -> Batch of (b, *shape) float32, (b,) int64 or float32, (b,); x (b, 2, *shape) where training has two views.
+            index (b,) -> Batch of (b, *shape) float32, (b,) int64 or float32, (b,); x (b, 2, *shape) where
+                training has two views.
 
         Example:
             >>> data.batch("train", torch.arange(64), train=True).x.shape
