@@ -25,7 +25,7 @@ SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line the
 # What does not change a result: machines, paths, logging, and the arms and tuned values of other runs.
 INFRASTRUCTURE = (
     "arms", "tuned", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root", "data_mirrors",
-    "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
+    "stack", "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
 )  # fmt: skip
 OTHER_RUNS = ("arms", "tuned", "grids", "limits")  # what of that is about other runs
 TRAINER_INFRASTRUCTURE = ("accelerator", "devices", "strategy", "threads", "compile")

@@ -58,6 +58,7 @@ class RunKeys(Strict):
     chunk: PositiveInt
     eval_every: PositiveInt
     eval_batch: PositiveInt
+    stack: PositiveInt
     fake: bool
     limit: Limit
     trainer: TrainerKeys
