@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from lossatlas.claims import Claim, NotRunError, Part, Result, UnfitError, comparisons
 from lossatlas.claims.spec import Better, Bound, Check, Close, MetricStatistic, Order, Ratio, Slope
 from lossatlas.errors import UserError
+from lossatlas.report.gather import Paper
 from lossatlas.report.text import number
 
 SHOWN = 24  # comparisons drawn; all of them stand in the table below
@@ -79,9 +80,9 @@ class Effects:
         return f"{self.what}, claimed {self.limit}: {told}"
 
 
-def effects(claim: Claim, records: object) -> list[Effects]:
+def effects(claim: Claim, paper: Paper) -> list[Effects]:
     """One plot per part of a claim."""
-    return [_part(claim, part, records) for part in claim.parts]
+    return [_part(claim, part, paper) for part in claim.parts]
 
 
 def accepted(check: Check) -> tuple[float, float]:
@@ -122,10 +123,10 @@ def quantity(part: Part) -> str:
     return f"difference of {name}" if difference else name
 
 
-def _part(claim: Claim, part: Part, records: object) -> Effects:
+def _part(claim: Claim, part: Part, paper: Paper) -> Effects:
     what = quantity(part)
     try:
-        results = comparisons(claim, part, records)  # type: ignore[arg-type]  (a DataFrame)
+        results = paper.results.get(id(part)) or comparisons(claim, part, paper.table)
     except (NotRunError, UnfitError, UserError) as error:
         return Effects(what, trouble=str(error))
     if not results:
