@@ -264,8 +264,8 @@ def _named(tables: Sequence[DataFrame], name: str, other: str) -> list[Side]:
             f"{name}: several experiments have that arm: {', '.join(f'{e}:{arm}' for e, _ in found)}"
         )
     if not found:
-        arms = {str(a): f"{e}:{a}" for e, rows in parts for a in rows["arm"].unique()}
-        known = [*(e for e, _ in parts), *arms, *arms.values()]
+        arms = {f"{e}:{a}": str(a) for e, rows in parts for a in rows["arm"].unique()}
+        known = {*(e for e, _ in parts), *arms, *arms.values()}
         raise UserError(f"{name}: no record has that experiment or arm; {nearest(plain, known)}")
     return [Side(found[0][0], arm, found[0][1], fixed)]
 
@@ -329,17 +329,16 @@ def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Compa
         effect, n, test = float(a.mean() - b.mean()), min(len(a), len(b)), "Welch's t"
         low = high = p = math.nan
         if n > 1 and pooled > 0:
-            welch = stats.ttest_ind(a.to_numpy(), b.to_numpy(), equal_var=False)
+            welch: Any = stats.ttest_ind(a.to_numpy(), b.to_numpy(), equal_var=False)
             ends = welch.confidence_interval(0.90)
             low, high, p = float(ends.low), float(ends.high), float(welch.pvalue)
-    names = [f"{s.arm}{''.join(f'@{k}={v}' for k, v in s.fixed.items())}" for s in (x, y)]
+    first, second = (f"{s.arm}{''.join(f'@{k}={v}' for k, v in s.fixed.items())}" for s in (x, y))
     if x.experiment != y.experiment:
-        names = [f"{s.experiment}:{name}" for s, name in zip((x, y), names, strict=True)]
+        first, second = f"{x.experiment}:{first}", f"{y.experiment}:{second}"
     label = " ".join(f"{k}={v}" for k, v in condition.items()) or "all"
     size = effect / pooled if pooled > 0 else math.nan
-    return Comparison(
-        metric, label, *names, _mean(a, lost_a), _mean(b, lost_b), effect, low, high, p, size, n, test
-    )
+    means = _mean(a, lost_a), _mean(b, lost_b)
+    return Comparison(metric, label, first, second, *means, effect, low, high, p, size, n, test)
 
 
 def _mean(values: Any, failed: int) -> Mean:

@@ -132,7 +132,9 @@ def states(table: DataFrame, cache: Path | None = None) -> Series:
         if cache is not None:
             records.write_text(json.dumps({"digest": digest, "states": kept}), cache)
     answers = np.array([kept[run.key] for run in runs], object)
-    return Series(answers[place], index=table.index, dtype=object)
+    import pandas as pd
+
+    return pd.Series(answers[place], index=table.index, dtype=object)
 
 
 def _digest() -> str:
