@@ -24,8 +24,11 @@ lint: $(STAMP)  ## ruff and pyright
 study: $(STAMP)  ## the main comparison on all cores, with verdicts
 	$(PY) -m run -m experiment=ldr_noisy hydra/launcher=stacked
 
+report: $(STAMP)  ## the atlas: report/index.html, all papers, claims and plots
+	$(PY) -m lossatlas.report
+
 clean:  ## removes outputs and caches, not the environment
-	rm -rf outputs .pytest_cache .ruff_cache dist build
+	rm -rf outputs report .pytest_cache .ruff_cache dist build
 
 $(VENV)/.lossatlas-ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \

@@ -275,19 +275,24 @@ def test_gpu_ranks_are_fresh_processes_that_would_speak_nccl(cli, outputs, monke
     assert record(outputs, 0)["status"] == "failed"
 
 
-def test_what_cannot_be_shared_is_refused(cli):
-    from omegaconf import OmegaConf
-
-    from lossatlas import launch
-    from lossatlas.errors import UserError
-
-    answer = cli(*SMOKE, "trainer=ddp_sim", "trainer.devices=3")
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("experiment=ldr_noisy", "trainer.devices=3"), "make it a multiple"),
+        (("experiment=presto_rare",), "no mini-batches"),
+        (
+            ("experiment=neucb_datasets",),
+            "no mini-batches",
+        ),  # has data, and plays rounds: its ranks refuse it
+    ],
+    ids=["batch", "no data", "rounds"],
+)
+def test_what_cannot_be_shared_is_refused(cli, outputs, words, hint):
+    answer = cli(*words, "scale=smoke", "trainer=ddp_sim")
     assert answer.code == 2, answer
-    assert "make it a multiple" in answer.err
-    assert len(answer.err.strip().splitlines()) == 1
-    rounds = OmegaConf.create({"data": {}, "trainer": {"devices": 2}, "batch_size": 4})
-    with pytest.raises(UserError, match="no mini-batches"):
-        launch.check(rounds, 2)
+    (line,) = answer.err.strip().splitlines()
+    assert hint in line
+    assert not list(outputs.rglob("record.json"))
 
 
 def test_shares_of_a_mini_batch_sum_to_one():

@@ -99,11 +99,12 @@ def one_line(error: BaseException) -> str:
     """One line for any error: the nearest right name where Hydra names only the wrong one."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
+    from lossatlas.private import redact
     from lossatlas.schema import nearest
 
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    text = " ".join(str(error).split())
+        return redact(" ".join(str(error).split()))
+    text = redact(" ".join(str(error).split()))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if group.startswith("experiment"):
@@ -113,9 +114,8 @@ def one_line(error: BaseException) -> str:
             options = list(error.options or [])
         return f"{group}={option}: no such {group or 'config'}; {nearest(option, options)}"
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} could not be read; write key=value, in quotes where a shell would change it"
-        )
+        given = redact(repr(error.override))
+        return f"{given} could not be read; write key=value, in quotes where a shell would change it"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'outputs'}: {error.strerror}"
     return text or type(error).__name__

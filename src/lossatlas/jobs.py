@@ -18,14 +18,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lossatlas.errors import Halt, StorageError, UserError
+from lossatlas.private import redact, written
 from lossatlas.schema import check
 
 SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line there
-# What does not change a result: machines, paths, logging, and the arms and tuned values of other runs.
+# What does not change a result: machines, paths, logging, and the arms, tuned values and settings of other runs.
 INFRASTRUCTURE = (
-    "arms", "tuned", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root", "data_mirrors",
-    "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
+    "arms", "tuned", "settings", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root",
+    "data_mirrors", "stack", "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
 )  # fmt: skip
+OTHER_RUNS = ("arms", "tuned", "settings", "grids", "limits")  # what of that is about other runs
 TRAINER_INFRASTRUCTURE = ("accelerator", "devices", "strategy", "threads", "compile")
 
 
@@ -49,14 +51,13 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     if not experiment:
         raise UserError("no experiment: write experiment=NAME; python -m run lists the names")
     condition = {key: _value(cfg, choices, key) for key in condition_keys(cfg, hydra)}
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    config = {str(key): value for key, value in config.items()}
+    # resolving the arms and tuned values of all other runs would take most of the time
+    config = written(cfg, without=OTHER_RUNS)
     kept = {key: value for key, value in config.items() if key not in INFRASTRUCTURE}
     kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_INFRASTRUCTURE}
     for part in ("data", "net", "module"):
         _without_folders(kept.get(part))
-    digest = hashlib.sha256(json.dumps([experiment, kept], sort_keys=True).encode()).hexdigest()[:8]
+    digest = hash_of(identity(experiment, kept))
     parts = [str(cfg.arm or "run"), *(_slug(v) for v in condition.values()), f"s{cfg.seed}", digest]
     name = "-".join(parts)
     if len(name) > 120:  # file systems stop at 255
@@ -65,6 +66,16 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     target = str(hydra.launcher.get("_target_", ""))
     parallel = hydra.mode == RunMode.MULTIRUN and "BasicLauncher" not in target
     return Job(experiment, condition, kept, digest, folder, parallel, name)
+
+
+def identity(experiment: str, config: dict[str, Any]) -> str:
+    """The text whose hash names a run."""
+    return json.dumps([experiment, config], sort_keys=True)
+
+
+def hash_of(text: str) -> str:
+    """The hash in a run's folder and record."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _without_folders(node: Any) -> None:
@@ -134,14 +145,14 @@ def _run(cfg: DictConfig, hydra: Any, sweep: str | None) -> float | None:
         if sweep is None:
             if cfg.trace:
                 raise
-            print(f"lossatlas: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"lossatlas: {redact(' '.join(str(error).split()))}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would print lines of its own about an exception
         refuse(sweep, error)
         return None
     if sweep is not None:
         report(sweep, what, outcome.status, outcome.line)
     elif outcome.status in ("failed", "diverged"):
-        print(f"lossatlas: {outcome.line}", file=sys.stderr)
+        print(f"lossatlas: {redact(outcome.line)}", file=sys.stderr)
         raise SystemExit(1)
     else:
         print(outcome.report)
@@ -157,13 +168,13 @@ def report(sweep: str, what: Job, status: str, line: str) -> None:
 def refuse(sweep: str, error: Exception, name: str = "?") -> None:
     """A job that cannot run as it was asked for."""
     _leave(sweep, {"folder": None, "status": "refused", "error": str(error), "name": name})
-    print(f"lossatlas: {error}", file=sys.stderr)
+    print(f"lossatlas: {redact(str(error))}", file=sys.stderr)
 
 
 def _leave(sweep: str, entry: dict[str, Any]) -> None:
     name = uuid.uuid4().hex  # one file a job, also where two jobs end alike
     part = Path(sweep) / f".{name}"
-    part.write_text(json.dumps(entry))
+    part.write_text(redact(json.dumps(entry)))
     part.replace(Path(sweep) / f"{name}.json")
 
 
@@ -171,7 +182,7 @@ def _progress(sweep: str, what: Job, status: str, line: str) -> None:
     folder = Path(sweep)
     total = json.loads((folder / "total").read_text()) if (folder / "total").exists() else "?"
     done = sum(1 for _ in folder.glob("*.json"))
-    print(f"[{done}/{total}] {what.name.rsplit('-', 1)[0]}: {status} {line}".rstrip(), flush=True)
+    print(f"[{done}/{total}] {what.name.rsplit('-', 1)[0]}: {status} {redact(line)}".rstrip(), flush=True)
 
 
 def _value(cfg: DictConfig, choices: DictConfig, key: str) -> Any:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas import checkpoint, records
 from lossatlas.errors import StorageError, UserError
 from lossatlas.locks import locked
+from lossatlas.private import redact
 from lossatlas.signals import STOP, heard_by
 
 if TYPE_CHECKING:
@@ -74,12 +75,17 @@ def check(cfg: DictConfig, processes: int) -> None:
         UserError: nothing to share out, or a mini-batch that cannot be dealt evenly.
     """
     if "_target_" not in (cfg.data or {}):
-        raise UserError(
-            f"trainer.devices={cfg.trainer.devices}: this experiment has no mini-batches to share, every process"
-            " would do the same work; use trainer=cpu and a parallel launcher"
-        )
+        raise nothing_to_share(cfg)
     if cfg.batch_size % processes:
         raise UserError(f"batch_size={cfg.batch_size} over {processes} processes: make it a multiple")
+
+
+def nothing_to_share(cfg: DictConfig) -> UserError:
+    """Why a method without mini-batches is refused: known from its config, or from its module once that is built."""
+    return UserError(
+        f"trainer.devices={cfg.trainer.devices}: this experiment has no mini-batches to share, every process"
+        " would do the same work; use trainer=cpu and a parallel launcher"
+    )
 
 
 # ------------------------------------------------------------------ the sweep's side
@@ -275,7 +281,7 @@ def _record_failure(cfg: DictConfig, job: "Job", error: str, details: str, secon
     """The record of a job whose rank 0 could not write it."""
     from lossatlas.runner import make_record
 
-    records.write_text(details.rstrip() + "\n", job.folder / "error.txt")
+    records.write_text(redact(details.rstrip()) + "\n", job.folder / "error.txt")
     device = f"{cfg.trainer.devices} x {cfg.trainer.accelerator}"
     record = make_record(
         cfg, job, "failed", error, {}, seconds=round(seconds, 3), peak_mb=float("nan"), device=device

@@ -19,3 +19,17 @@ def conf_dir() -> Path:
 def experiments_dir() -> Path:
     """The folder with one card and one set of records per paper."""
     return CHECKOUT / "experiments" if is_checkout() else PACKAGE / "experiments"
+
+
+def report_dir() -> Path:
+    """Where `python -m lossatlas.report` writes: report/ of a checkout, or below the current folder."""
+    return (CHECKOUT if is_checkout() else Path.cwd()) / "report"
+
+
+def page_line(paper: str | None) -> str:
+    """The paper's page in the report if it is built, else the command that builds it."""
+    page = report_dir() / "papers" / f"{paper}.html"
+    if page.is_file():
+        return str(page)
+    command = "make report" if is_checkout() else "python -m lossatlas.report"
+    return f"`{command}` builds the atlas with a page for {paper}"

@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas import checkpoint, launch, records
 from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
-from lossatlas.locks import locked
+from lossatlas.locks import HELD, locked
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
+from lossatlas.paths import page_line
+from lossatlas.private import redact
 
 FINISHED = ("done", "diverged")  # a diverged run is a result: it diverges again
 
@@ -59,7 +61,7 @@ def finished(cfg: DictConfig, job: Job) -> Outcome | None:
     """The outcome of a run whose finished record need not be repeated, else None."""
     path = job.folder / "record.json"
     found = records.read(path)
-    if found is None and path.exists():
+    if found is None and job.folder in HELD and path.exists():  # said once, by who takes it up
         print(f"lossatlas: {job.name}: record.json torn; the run is taken up again", file=sys.stderr)
     if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
         return None
@@ -71,6 +73,8 @@ def finished(cfg: DictConfig, job: Job) -> Outcome | None:
 def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     """Builds, trains, tests and records; the caller holds the folder's lock."""
     start = prepare(cfg, job)
+    from lossatlas import loggers  # imports Lightning
+
     module, trainer, checkpoints = build(cfg, job, quiet)
     status, error, metrics, details = "done", None, {}, ""
     try:
@@ -79,7 +83,9 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         if full := storage_error(problem, job.folder):
             raise full from None
         status, error = failure(problem)
-        details = traceback.format_exc()
+        details = redact(traceback.format_exc())
+    finally:
+        loggers.close(trainer.loggers, failed=status == "failed")
     if launch.rank() != 0:  # what the ranks share is written once
         if status == "interrupted":
             raise KeyboardInterrupt
@@ -108,7 +114,9 @@ def build(cfg: DictConfig, job: Job, quiet: bool) -> tuple[Any, Any, Any]:
         UserError: a part refuses its arguments, or the device is not there.
     """
     module = build_module(cfg, job)
-    return module, *build_trainer(cfg, job.folder, job.name, quiet)
+    from lossatlas import loggers
+
+    return module, *build_trainer(cfg, job.folder, job.name, quiet, loggers.of_run(cfg, job))
 
 
 def prepare(cfg: DictConfig, job: Job) -> float:
@@ -131,7 +139,7 @@ def make_record(
     commit, dirty = code_version()
     return records.Record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
-        scale=cfg.scale, status=status, error=error, metrics=metrics, commit=commit, dirty=dirty,
+        scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
         versions=package_versions(), config=job.config, config_hash=job.config_hash, **measured,
     )  # fmt: skip
 
@@ -162,6 +170,8 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
     )
     if module is None:
         raise UserError("module: the experiment names no LitModule (`module: {_target_: ...}`)")
+    if launch.grouped() and module.data is None:  # it reads its data itself, and plays rounds
+        raise launch.nothing_to_share(cfg)
     if cfg.trainer.compile and module.net is not None:
         module.net = _compiled(module.net)
     if launch.rank() == 0:
@@ -170,11 +180,18 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
     return module
 
 
-def build_trainer(cfg: DictConfig, folder: Path, name: str, quiet: bool) -> tuple[Any, Any]:
-    """The Trainer of a config and its checkpoint callback (None where switched off), writing into `folder`."""
+def build_trainer(
+    cfg: DictConfig, folder: Path, name: str, quiet: bool, made: list[Any] | None = None
+) -> tuple[Any, Any]:
+    """The Trainer of a config and its checkpoint callback (None where switched off), writing into `folder`.
+
+    Args:
+        made: the run's loggers.
+    """
     import pytorch_lightning as pl
 
     from lossatlas import callbacks as cb
+    from lossatlas.loggers import Replay
 
     keep = cfg.callbacks.checkpoint
     group: dict[str, Any] = {"strategy": cfg.trainer.strategy}
@@ -187,13 +204,15 @@ def build_trainer(cfg: DictConfig, folder: Path, name: str, quiet: bool) -> tupl
     checkpoints = kind(folder, **keep) if keep else None
     extra: list[pl.Callback] = [cb.History()]
     extra += [checkpoints] if checkpoints else []
+    replay = Replay(made) if made else None
+    extra += [replay] if replay else []
     if cfg.callbacks.progress and not quiet:
         extra.append(cb.Progress(name.rsplit("-", 1)[0]))
     t = cfg.trainer
     trainer = pl.Trainer(
         accelerator=t.accelerator, devices=t.devices, precision=t.precision,
         max_epochs=cfg.epochs, check_val_every_n_epoch=cfg.eval_every, num_sanity_val_steps=0,
-        logger=[make(node, f"logger.{name}") for name, node in cfg.logger.items()] or False, callbacks=extra,
+        logger=[*(made or []), replay.journal] if replay else False, callbacks=extra,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         log_every_n_steps=1, use_distributed_sampler=False, default_root_dir=folder, **group, **cfg.trainer_args,
     )  # fmt: skip
@@ -203,6 +222,10 @@ def build_trainer(cfg: DictConfig, folder: Path, name: str, quiet: bool) -> tupl
 def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str, float]:
     """Fit from the last checkpoint where there is one, then test; returns the final metrics."""
     ckpt = checkpoint.pick(folder / "last.ckpt", owner=trainer.is_global_zero)
+    if ckpt and not _resumable(ckpt):
+        if trainer.is_global_zero:
+            print(f"lossatlas: {folder.name}: {ckpt.name} holds a model only; starting anew", file=sys.stderr)
+        ckpt = None
     with checkpoints.signals() if checkpoints else nullcontext(), _no_exit():
         trainer.fit(module, ckpt_path=ckpt, weights_only=True)
         rows = _history(
@@ -216,7 +239,14 @@ def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str
     return metrics
 
 
-def make(node: Any, name: str, **kwargs: Any) -> Any:
+def _resumable(path: Path) -> bool:
+    """Whether a checkpoint holds more than the model, which is all that a replica of a stack leaves."""
+    import torch
+
+    return path.is_dir() or "loops" in torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def make(node: Any, name: str, /, **kwargs: Any) -> Any:
     """hydra's instantiate; None without a `_target_`; a refused argument becomes one line.
 
     Raises:
@@ -363,6 +393,7 @@ def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = Fals
             f"  {'seconds':<28} {record.seconds}",
             f"  {'peak memory, MB':<28} {record.peak_mb}",
             f"record: {job.folder / 'record.json'}",
+            f"page:   {page_line(cfg.paper)}",
             f"next:   python -m run -m experiment={job.experiment}        the whole comparison, with verdicts",
             f"        python -m run experiment={job.experiment} arm={_other(cfg)}  another arm",
         ]

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from lossatlas.errors import UserError
+from lossatlas.private import refuse_literals
 
 INTERVAL = re.compile(r"^([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*(int)?$")
 
@@ -57,6 +58,7 @@ class RunKeys(Strict):
     chunk: PositiveInt
     eval_every: PositiveInt
     eval_batch: PositiveInt
+    stack: PositiveInt
     fake: bool
     limit: Limit
     trainer: TrainerKeys
@@ -86,6 +88,7 @@ def check(cfg: DictConfig) -> None:
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
+    refuse_literals(raw)
     arms = raw.get("arms") or {}
     arm = raw.get("arm")
     if arms and arm not in arms:

@@ -23,6 +23,7 @@ from lossatlas import launch
 from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import SWEEP_ENV, describe
 from lossatlas.paths import conf_dir, experiments_dir, is_checkout
+from lossatlas.private import refuse_literals
 from lossatlas.schema import check, nearest
 from lossatlas.signals import heard_by
 
@@ -204,6 +205,9 @@ def _compose(overrides: list[str]) -> DictConfig:
         params = OmegaConf.to_container(hydra.sweeper.get("params") or OmegaConf.create(), resolve=False)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
+        refuse_literals(
+            {part: OmegaConf.to_container(hydra[part]) for part in ("launcher", "sweeper")}, "hydra"
+        )
         check(cfg)
         if OmegaConf.select(hydra, "runtime.choices.experiment"):
             describe(cfg, hydra)

@@ -2,30 +2,38 @@
 
 spec.py, card.py   what may be written in a card.yaml
 grid.py, statistics.py   one number per unit, arm and condition, from tidy records
+curves.py     first passage of a curve, order of censored values
 tests.py, checks.py   the statistical tests, and which comparisons a check asks of them
 verdicts.py   the largest p of a claim, Holm over the card, words
 """
 
-from lossatlas.claims.card import Card, Claim, load_card, load_function, parse_card
+from lossatlas.claims.card import Card, Claim, Equation, Part, load_card, load_function, parse_card
+from lossatlas.claims.curves import censored_last, first_passage, log_steps
 from lossatlas.claims.grid import NotRunError, UnfitError, number_in
 from lossatlas.claims.statistics import Statistic, compute, unit_ids, verdict_seeds
 from lossatlas.claims.tests import Result, page_test, ratio_test, sign_test, t_test, tost
-from lossatlas.claims.verdicts import LEVEL, Verdict, holm, judge
+from lossatlas.claims.verdicts import LEVEL, Verdict, comparisons, holm, judge
 
 __all__ = [
     "LEVEL",
     "Card",
     "Claim",
+    "Equation",
     "NotRunError",
+    "Part",
     "Result",
     "Statistic",
     "UnfitError",
     "Verdict",
+    "censored_last",
+    "comparisons",
     "compute",
+    "first_passage",
     "holm",
     "judge",
     "load_card",
     "load_function",
+    "log_steps",
     "number_in",
     "page_test",
     "parse_card",

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from yaml import YAMLError
 
 from lossatlas.claims.spec import (
     CHECKS,
@@ -49,11 +51,12 @@ class Claim(Strict):
 
 
 class PaperFigure(Strict):
-    """Numbers the paper prints: where, what they are, and name to value."""
+    """Numbers the paper prints: where, what they are, name to value, and at need name to the claim that checks it."""
 
     table: str
     what: str = ""
     values: dict[Name, Number | str] = Field(default_factory=dict)
+    ours: dict[Name, str] = Field(default_factory=dict)
 
 
 class Example(Strict):
@@ -74,8 +77,24 @@ class Example(Strict):
     rtol: Annotated[float, Field(gt=0, lt=1)] = 1e-6
 
 
+class Equation(Strict):
+    """One formula of the paper.
+
+    Args:
+        tex: LaTeX of mathematics, without dollar signs; the report turns it into MathML.
+        says: what it is and what its symbols mean, own words.
+        source: its number or place in the paper.
+    """
+
+    tex: str
+    says: str = ""
+    source: str = ""
+
+
 class Card(Strict):
     """One paper: citation, its own figures, its claims, and what the generated README says besides.
+
+    `family` is the group under which the report lists it.
 
     `figure` and `details` name functions of the tidy table: one draws figure.png, the other returns paragraphs of
     Markdown for what is neither a number nor a curve, such as texts that a model wrote.
@@ -88,7 +107,9 @@ class Card(Strict):
     year: Annotated[int, Field(ge=1900, le=2100)]
     url: str = ""
     citation: str = ""
+    family: str = ""
     idea: str = ""
+    equations: list[Equation] = Field(default_factory=list)
     figure: str | None = None
     details: str | None = None
     figures: list[PaperFigure] = Field(default_factory=list)
@@ -111,16 +132,16 @@ def load_card(path: str | Path) -> Card:
         UserError: no such file, no YAML, or anything a card may not say.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): name a card.yaml") from None
-    except yaml.YAMLError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): name a card.yaml") from None
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that line") from None
     return parse_card(raw)
 
 
 def parse_card(raw: Any) -> Card:
-    """Check a card given as plain data, as `yaml.safe_load` gives it.
+    """Check a card given as plain data, as OmegaConf.to_container gives it.
 
     Raises:
         UserError: an unknown key or kind, a missing field, a value out of range.

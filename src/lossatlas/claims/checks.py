@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lossatlas.claims import tests
+from lossatlas.claims.curves import censored_last
 from lossatlas.claims.grid import NotRunError, UnfitError, canonical, canonicals
 from lossatlas.claims.spec import Better, Bound, Check, Close, Order, Ratio, Slope
 from lossatlas.claims.statistics import Statistic
@@ -136,8 +137,8 @@ def _slope(check: Slope, table: DataFrame, steps: Sequence[str]) -> list[Result]
 def _order(check: Order, table: DataFrame, steps: Sequence[str]) -> list[Result]:
     """Page's test.
 
-    A done run's NaN or infinity is censored and ranks last (largest); a failed run without a worst value
-    takes the end of the ranks that speaks against the claim.
+    A done run's NaN or infinity is censored and ranks last (largest), censored values among themselves by the
+    statistic's `ties`; a failed run without a worst value takes the end of the ranks that speaks against the claim.
     """
     results = []
     if len(steps) < 2:
@@ -149,6 +150,11 @@ def _order(check: Order, table: DataFrame, steps: Sequence[str]) -> list[Result]
         unknown = np.isnan(wide.values)
         values = np.where(unknown, np.where(wide.failed, against, np.inf), wide.values)
         censored = int((unknown & ~wide.failed).sum() + np.isinf(wide.values).sum())
+        if table["tie"].notna().any():
+            ties = _wide(
+                _of(table, arm).assign(value=_of(table, arm)["tie"]), "step", steps, arm, finite=False
+            )
+            values = np.where(wide.failed, values, censored_last(values, ties.values))
         result = _told(tests.page_test(values, check.increasing), wide, arm)
         notes = [result.note, f"{censored} censored values ranked last" if censored else ""]
         results.append(replace(result, note="; ".join(note for note in notes if note)))

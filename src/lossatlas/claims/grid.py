@@ -20,7 +20,7 @@ if (
 else:
     from pandas import DataFrame, Series
 
-COLUMNS = ["unit", "arm", "condition", "step", "x", "value", "failed", "trials"]
+COLUMNS = ["unit", "arm", "condition", "step", "x", "value", "failed", "trials", "tie"]
 NUMBER = re.compile(r"(?:(?<![\w.])[-+])?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")  # the number a name ends in
 
 
@@ -152,4 +152,4 @@ def _reduced(part: DataFrame, how: str, x: Mapping[str, float]) -> DataFrame:
     else:
         value = {"mean": np.mean, "min": np.min, "max": np.max}[how](values, axis=1)
     flat = wide.index.to_frame(index=False)
-    return flat.assign(value=value, failed=failed, step="", x=np.nan, trials=np.nan)
+    return flat.assign(value=value, failed=failed, step="", x=np.nan, trials=np.nan, tie=np.nan)

@@ -59,6 +59,7 @@ class MetricStatistic(Strict):
         arms: condition key whose values play the arms (then `where` may fix `arm`).
         trials: for an exact bound, the metric that counts how often the unit was tried; `metric` counts
             violations.
+        ties: for an order, the metric by which censored values (those that are never reached) rank among themselves.
     """
 
     metric: str
@@ -71,6 +72,7 @@ class MetricStatistic(Strict):
     minus: dict[str, Name] | None = None
     arms: str = "arm"
     trials: str | None = None
+    ties: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> MetricStatistic:

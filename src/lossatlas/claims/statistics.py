@@ -36,7 +36,7 @@ class Statistic:
     Args:
         table: columns unit, arm, condition (label of a where-list's point), step (name on the axis) and x
             (its number), value (NaN where a run failed and no worst value is known yet), failed (1, 0, or
-            NaN for a gap), trials.
+            NaN for a gap), trials, tie (orders censored values among themselves).
         steps: the axis' values in order, empty without an axis.
     """
 
@@ -168,7 +168,10 @@ def _valued(statistic: MetricStatistic, rows: DataFrame, direction: int, censore
             bad = rows.loc[(value <= 0).idxmax()]
             raise UnfitError(f"log needs {statistic.metric} > 0, not so in {bad['unit_id']}, {bad['arm']}")
         value = pd.Series(np.log(value), value.index)
-    return rows.assign(value=value, failed=failed, trials=rows.get(statistic.trials, np.nan))
+    if statistic.ties is not None and statistic.ties not in rows:
+        raise NotRunError(f"no record has the metric {statistic.ties}")
+    others = {"trials": rows.get(statistic.trials, np.nan), "tie": rows.get(statistic.ties, np.nan)}
+    return rows.assign(value=value, failed=failed, **others)
 
 
 def _from_function(statistic: FunctionStatistic, rows: DataFrame) -> Statistic:
@@ -197,7 +200,7 @@ def _from_function(statistic: FunctionStatistic, rows: DataFrame) -> Statistic:
 
 def _completed(function: str, table: DataFrame) -> Statistic:
     """What a function left out, filled with its default."""
-    defaults = {"arm": "", "condition": "", "x": np.nan, "trials": np.nan}
+    defaults = {"arm": "", "condition": "", "x": np.nan, "trials": np.nan, "tie": np.nan}
     table = table.assign(**{key: value for key, value in defaults.items() if key not in table})
     x = sorted(table["x"].dropna().unique())
     value = table["value"].astype(float)

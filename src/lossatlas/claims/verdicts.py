@@ -9,7 +9,7 @@ from typing import Any
 
 from pandas import DataFrame
 
-from lossatlas.claims.card import Card, Claim
+from lossatlas.claims.card import Card, Claim, Part
 from lossatlas.claims.checks import run_check
 from lossatlas.claims.grid import NotRunError, UnfitError
 from lossatlas.claims.spec import Order
@@ -89,6 +89,19 @@ def judge(card: Card, records: DataFrame) -> list[Verdict]:
     return verdicts
 
 
+def comparisons(claim: Claim, part: Part, records: DataFrame) -> list[Result]:
+    """Every comparison that a part of a claim needs, on the records that count for the claim.
+
+    Raises:
+        NotRunError: records are missing.
+        UnfitError: the test does not apply to their values.
+        UserError: the card's function cannot be imported.
+    """
+    rows = select(records, part.experiment, claim.seeds, claim.scale)
+    statistic = compute(part.statistic, rows, part.check.better_side, isinstance(part.check, Order))
+    return run_check(part.check, statistic)
+
+
 def holm(p: Iterable[float]) -> list[float]:
     """Holm's step-down correction, in the order given.
 
@@ -118,9 +131,7 @@ def _outcome(claim: Claim, records: DataFrame) -> _Tested | dict[str, Any]:
     results: list[Result] = []
     try:
         for i, part in enumerate(claim.parts):
-            rows = select(records, part.experiment, claim.seeds, claim.scale)
-            statistic = compute(part.statistic, rows, part.check.better_side, isinstance(part.check, Order))
-            results += [_placed(i, result) for result in run_check(part.check, statistic)]
+            results += [_placed(i, result) for result in comparisons(claim, part, records)]
     except (NotRunError, UserError) as error:
         return {"verdict": NOT_RUN, "remark": str(error)}
     except UnfitError as error:

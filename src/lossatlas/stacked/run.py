@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lossatlas import checkpoint, records, runner
+from lossatlas import checkpoint, loggers, records, runner
+from lossatlas.errors import storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
 from lossatlas.stacked.group import scalars_of
@@ -86,6 +87,8 @@ def _trained(
     try:
         runner.train(trainer, stack, checkpoints, folder)
     except Exception as problem:
+        if full := storage_error(problem, folder):
+            raise full from None
         status, error = runner.failure(problem)
     seconds, peak = (time.perf_counter() - start) / len(pairs), peak_memory_mb(trainer)
     outcomes = []
@@ -98,9 +101,10 @@ def _trained(
             seconds=round(seconds, 3), peak_mb=round(peak, 1),
             device=f"{runner.device_name(trainer)}, stack of {len(pairs)}",
         )  # fmt: skip
-        if state == "done" and isinstance(stack, Stack):
-            _keep_model(stack, r, trainer, what.folder)
-            _fill_loggers(own, left)
+        if isinstance(stack, Stack) and state in runner.FINISHED:
+            if state == "done":
+                _keep_model(stack, r, trainer, what.folder)
+            _fill_loggers(own, what, left, trainer.num_training_batches)
         records.write(record, what.folder / "record.json")
         outcomes.append(runner.outcome_of(own, what, record))
     if status == "interrupted":
@@ -116,19 +120,27 @@ def _keep_model(stack: Stack, r: int, trainer: Any, folder: Path) -> None:
         return
     state = {name: value.clone() for name, value in stack.replicas[r].state_dict().items()}
     part = folder / "last.part"
-    torch.save({"state_dict": state, "epoch": trainer.current_epoch, "global_step": 0}, part)
-    checkpoint.put(part, folder / "last.ckpt")
+    try:
+        torch.save({"state_dict": state, "epoch": trainer.current_epoch, "global_step": 0}, part)
+        checkpoint.put(part, folder / "last.ckpt")
+    except Exception as problem:
+        part.unlink(missing_ok=True)
+        raise storage_error(problem, folder) or problem from None
 
 
-def _fill_loggers(cfg: DictConfig, left: dict[str, Any]) -> None:
-    """Curves and final metrics into the loggers that the run asked for."""
-    for name, node in cfg.logger.items():
-        logger = runner.make(node, f"logger.{name}")
+def _fill_loggers(cfg: DictConfig, job: Job, left: dict[str, Any], chunks: int) -> None:
+    """Curves and final metrics into the loggers that the run asked for, at the steps of a run alone."""
+    made = loggers.of_run(cfg, job)
+    for logger in made:
         for row in left["rows"]:
-            values = {key: value for key, value in row.items() if key != "epoch"}
-            logger.log_metrics(values, step=int(row["epoch"]))
-        logger.log_metrics(left["metrics"], step=int(left["rows"][-1]["epoch"]) if left["rows"] else 0)
+            epoch = int(row["epoch"])
+            logger.log_metrics({**row, "epoch": epoch - 1}, step=epoch * chunks - 1)
+        epochs = int(left["rows"][-1]["epoch"]) if left["rows"] else 0
+        tested = left.get("tested")
+        if tested:
+            logger.log_metrics({**tested, "epoch": epochs}, step=epochs * chunks)
         logger.finalize("success")
+    loggers.close(made, failed=False)
 
 
 def _folder(pairs: Sequence[Pair]) -> Path:

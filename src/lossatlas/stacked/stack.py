@@ -304,7 +304,9 @@ class Stack(LightningModule):
             return {"error": self.errors[r], "metrics": {}, "rows": self.rows[r], "units": [], "extras": {}}
         lit, last = self._lits[r], self.rows[r][-1] if self.rows[r] else {}
         metrics = {name: value for name, value in last.items() if name != "epoch"} | self._tested[r]
-        found = {"rows": self.rows[r], "units": lit.unit_metrics(), "extras": lit.extras()}
+        found = {
+            "rows": self.rows[r], "tested": self._tested[r], "units": lit.unit_metrics(), "extras": lit.extras(),
+        }  # fmt: skip
         return {"error": None, "metrics": metrics, **found}
 
     # ---------------------------------------------------------------- checkpoints

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from lossatlas import records as rec
 from lossatlas.claims import Card, Verdict, judge, load_card, verdict_seeds
 from lossatlas.errors import UserError
-from lossatlas.study.figure import draw, palette
+from lossatlas.paths import page_line
+from lossatlas.study.figure import arm_styles, draw, palette
 from lossatlas.study.readme import Facts, facts_of, readme
-from lossatlas.study.table import Cells, cells, metrics_of, print_table, print_verdicts, summary
+from lossatlas.study.table import Cells, cell, cells, metrics_of, print_table, print_verdicts, summary
 
 if (
     TYPE_CHECKING
@@ -28,6 +29,8 @@ else:
 __all__ = [
     "Cells",
     "Facts",
+    "arm_styles",
+    "cell",
     "cells",
     "draw",
     "end",
@@ -107,7 +110,7 @@ def end(
         print_verdicts(verdicts)
         _print_lines("where it fails", known.failures)
         _print_lines("what differs", known.notes)
-    print(f"\ntable, figure and README: {out_dir}")
+    print(f"\ntable, figure and README: {out_dir}\npage: {page_line(records[0].paper)}")
     return verdicts
 
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 else:
     from pandas import DataFrame
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; yellow is left out, it vanishes on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colours, told apart by colour-blind readers too; yellow is left out, it vanishes on white, and grey
+# stands for black, which vanishes in the report's dark mode.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#767676")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 PANELS = 6
 
@@ -36,6 +37,15 @@ def palette(arms: Iterable[str]) -> dict[str, dict[str, str]]:
     }
 
 
+def arm_styles(table: DataFrame) -> dict[str, dict[str, str]]:
+    """`palette` of a paper: all its arms in alphabetical order, so that figure.png and the report agree.
+
+    Args:
+        table: the paper's tidy table, with all its experiments.
+    """
+    return palette(sorted(table["arm"].unique()))
+
+
 def draw(table: DataFrame, card: Card | None) -> tuple[bytes, str]:
     """The figure as PNG, and in words why the card's own could not be drawn (empty if it could)."""
     trouble = ""
@@ -52,7 +62,7 @@ def _default(table: DataFrame, card: Card | None) -> Figure:
 
     shown = [(e, m) for e in table["experiment"].unique() for m in metrics_of(table, card, e)][:PANELS]
     figure = Figure(figsize=(5.0 * max(len(shown), 1), 3.8), layout="constrained")
-    styles = palette(sorted(table["arm"].unique()))
+    styles = arm_styles(table)
     for ax, (experiment, metric) in zip(
         figure.subplots(1, max(len(shown), 1), squeeze=False)[0], shown, strict=False
     ):

@@ -36,15 +36,17 @@ class Cells:
     caption: str
 
 
-def summary(table: DataFrame, experiment: str, metric: str) -> DataFrame:
+def summary(table: DataFrame, experiment: str, metric: str, keys: Sequence[str] = ()) -> DataFrame:
     """Mean, 95 % t half-width, n and failed runs of a metric for each arm and condition.
 
     Args:
         table: tidy; seeds for tuning and interrupted runs are left out.
+        keys: conditions that get a column `key <name>` of their own besides.
 
     Returns:
-        Columns arm, condition (the values of the keys that vary), mean, half (NaN for n < 2), n, failed: n counts the
-        runs (or units) that are done, failed those that failed or diverged.
+        Columns arm, condition (the values of the keys that vary), those of `keys`, mean, half (NaN for n < 2), n,
+        failed, never: n counts the runs (or units) that are done with a number, never the done ones whose metric is
+        infinite (a time that is not reached), failed all others.
     """
     rows = verdict_seeds(table[table["experiment"] == experiment])
     rows = rows[rows["status"] != "interrupted"]
@@ -56,10 +58,17 @@ def summary(table: DataFrame, experiment: str, metric: str) -> DataFrame:
         rows = rows[~per_unit]
     value = value.loc[rows.index]
     good = pd.Series(np.isfinite(value), value.index)
-    rows = rows.assign(condition=_labels(rows), value=value.where(good), lost=(~good).astype(int))
-    groups = rows.groupby(["arm", "condition"], sort=False)
+    never = value == np.inf
+    lost = {"lost": (~good & ~never).astype(int), "never": never.astype(int)}
+    rows = rows.assign(condition=_labels(rows), value=value.where(good), **lost)
+    rows = rows.assign(**{f"key {key}": rows[key] for key in keys})  # a condition may be called n or mean
+    groups = rows.groupby(["arm", "condition", *(f"key {key}" for key in keys)], sort=False)
     found = groups.agg(
-        mean=("value", "mean"), sd=("value", "std"), n=("value", "count"), failed=("lost", "sum")
+        mean=("value", "mean"),
+        sd=("value", "std"),
+        n=("value", "count"),
+        failed=("lost", "sum"),
+        never=("never", "sum"),
     )
     found = found[found["n"] > 0].reset_index()
     quantile = stats.t.ppf(0.975, np.maximum(found["n"] - 1, 1))
@@ -83,7 +92,7 @@ def cells(table: DataFrame, experiment: str, metric: str) -> Cells:
     """The printed table of one metric: arms by conditions, or conditions by arms where these are many."""
     found = summary(table, experiment, metric)
     arms, conditions = (list(dict.fromkeys(found[key])) for key in ("arm", "condition"))
-    text = {(row.arm, row.condition): _cell(row) for row in found.itertuples()}
+    text = {(row.arm, row.condition): cell(row) for row in found.itertuples()}
     if len(conditions) > MANY:
         head, rows = ["", *arms], [[c, *(text.get((a, c), "-") for a in arms)] for c in conditions]
     else:
@@ -145,8 +154,10 @@ def _labels(rows: DataFrame) -> Series:
     return label.str.strip().replace("", "-")
 
 
-def _cell(row: Any) -> str:
-    failed = f" ({row.failed} failed)" if row.failed else ""
+def cell(row: Any) -> str:
+    """Mean and half-width of a row of `summary` with the digits that its interval leaves, and its other runs."""
+    counts = [f"{row.failed} failed" if row.failed else "", f"{row.never} never" if row.never else ""]
+    failed = f" ({', '.join(filter(None, counts))})" if any(counts) else ""
     if not math.isfinite(row.half):
         return f"{row.mean:.4g}{failed}"
     if row.half == 0 or not 1e-4 <= max(abs(row.mean), row.half) < 1e5:
