@@ -15,7 +15,7 @@ BLOCK = 2**22  # bytes of rows that are gathered at once: within a core's cache,
 
 
 class Batch(NamedTuple):
-    """One mini-batch: x (b, *shape), y (b,) given labels, index (b,) positions within the split."""
+    """One mini-batch: x (b, *shape), y (b,) given labels or numbers, index (b,) positions within the split."""
 
     x: Tensor
     y: Tensor
@@ -28,8 +28,8 @@ class Split:
 
     Args:
         x: (n, *shape), float32 standardised or uint8 images (n, C, H, W).
-        y: (n,) int64 labels as given, noisy where noise was asked for.
-        y_clean: (n,) int64 true labels; the same tensor as y where there is no noise.
+        y: (n,) int64 labels, or float32 numbers, as given, noisy where noise was asked for.
+        y_clean: (n,) the true ones; the same tensor as y where there is no noise.
     """
 
     x: Tensor
@@ -51,7 +51,7 @@ class Data:
 
     Args:
         name: as in conf/data.
-        classes: K, labels lie in [0, K).
+        classes: K, labels lie in [0, K); 0 where y are numbers to be regressed.
         train, test, val: the splits; val only where a fold of the training rows was asked for.
         mean, std: (C,) of pixels in [0, 1], images only.
         augment: what is done to raw training images, or None.
@@ -108,7 +108,8 @@ class Data:
             draws: of `self.draws`; without them the augmentation draws from torch's global generator.
 
         Shapes:
-            index (b,) -> Batch of (b, *shape) float32, (b,) int64, (b,); x (b, 2, *shape) where training has two views.
+            index (b,) -> Batch of (b, *shape) float32, (b,) int64 or float32, (b,); x (b, 2, *shape) where
+                training has two views.
 
         Example:
             >>> data.batch("train", torch.arange(64), train=True).x.shape
