@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from lossatlas.errors import UserError
 from lossatlas.paths import conf_dir
@@ -141,7 +141,9 @@ def fetch_one(name: str, args: argparse.Namespace) -> str:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file; interpolations stay text, none is needed here."""
-    return yaml.safe_load(path.read_text()) or {}
+    made = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    assert isinstance(made, dict)
+    return {str(key): value for key, value in made.items()}
 
 
 def nearest(name: str, names: list[str]) -> str:

@@ -161,6 +161,10 @@ def test_load_card(tmp_path):
         load_card(path)
     with pytest.raises(UserError, match="cannot be read"):
         load_card(tmp_path / "none.yaml")
+    for text in ("a: [1", "!!python/object/apply:os.getcwd []"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"card\.yaml (is not YAML|cannot be read)"):
+            load_card(path)
 
 
 def test_cards_of_the_repository_parse():

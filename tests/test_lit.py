@@ -133,6 +133,36 @@ def test_top_k_and_clipping():
     assert found["test/top3"] == 1.0
 
 
+class Halved(nn.Module):
+    """A loss of numbers that reads its prediction from two outputs."""
+
+    def predict(self, f: torch.Tensor) -> torch.Tensor:
+        return f.sum(1) / 2
+
+    def forward(self, f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (self.predict(f) - y) ** 2
+
+
+def test_numbers_are_scored_by_the_squared_error_of_what_the_loss_predicts():
+    made = make_data().train
+    y = made.x @ torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0]) + 1
+    noisy = Split(made.x, y + 0.5 * torch.randn(100, generator=torch.Generator().manual_seed(1)), y)
+    torch.manual_seed(0)
+    net, adam = nn.Linear(5, 2), lambda p: torch.optim.Adam(p, lr=0.1)
+    data = Data("numbers", 0, noisy, Split(made.x, y, y), val=noisy)
+    module = LitModule(data, net, Halved(), adam, batch_size=20)
+    assert module.can_stack
+    trainer = fit(module, epochs=20)
+    found = trainer.validate(module, verbose=False)[0] | trainer.test(module, verbose=False)[0]
+    with torch.no_grad():
+        off = net(made.x).mean(1)
+    assert found == {
+        "val/mse": pytest.approx(float(((off - noisy.y) ** 2).mean()), rel=1e-5),
+        "test/mse": pytest.approx(float(((off - y) ** 2).mean()), rel=1e-5),
+    }
+    assert found["test/mse"] < 0.1 < found["val/mse"]
+
+
 class Sum(LitModule):
     """Rounds in their order, a result at the end."""
 

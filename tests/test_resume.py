@@ -19,6 +19,8 @@ from lossatlas import checkpoint, locks, records, runner
 from lossatlas.lit import LitModule
 
 SMOKE = ("experiment=ldr_noisy", "scale=smoke", "callbacks.progress=false", "arm=ce")
+SWEEP = ("-m", "noise=u60", "seed=0,1,2")
+STACK = ("hydra/launcher=stacked", "hydra.launcher.n_jobs=1", "hydra.launcher.measure=false")
 EVERY = ("callbacks.checkpoint.every_chunks=1", "callbacks.checkpoint.every_seconds=null")
 
 
@@ -213,6 +215,20 @@ def test_a_torn_record_is_named_and_taken_up_from_the_checkpoint(cli, outputs, w
     assert record_of(outputs)["metrics"] == whole
 
 
+def test_a_torn_record_of_a_stack_is_run_anew_and_not_from_its_model(cli, outputs):
+    assert cli(*SMOKE, *SWEEP, *STACK).code == 0
+    folder = next(outputs.glob("ldr_noisy/smoke/ce-u60-s1-*"))
+    metrics = records.read(folder / "record.json").metrics
+    cut(folder / "record.json")
+    answer = cli(*SMOKE, *SWEEP, *STACK)
+    assert answer.code == 0, answer
+    assert [line.split("; ")[-1] for line in answer.err.strip().splitlines()] == [
+        "the run is taken up again",
+        "starting anew",
+    ]
+    assert records.read(folder / "record.json").metrics == pytest.approx(metrics, abs=1e-5)
+
+
 def test_the_lock_of_a_killed_process_does_not_block(cli, outputs):
     cli(*SMOKE)
     (folder,) = folders(outputs)
@@ -275,8 +291,8 @@ def file_size_limit(size: int):
 
 @pytest.mark.parametrize(
     ("multirun", "size"),
-    [((), 16000), ((), 3000), ((), 500), (("-m", "noise=u60", "seed=0,1,2"), 16000)],
-    ids=["checkpoint", "record", "config", "sweep"],
+    [((), 16000), ((), 3000), ((), 500), (SWEEP, 16000), ((*SWEEP, *STACK), 16000), ((*SWEEP, *STACK), 3000)],
+    ids=["checkpoint", "record", "config", "sweep", "stack", "record of a stack"],
 )
 def test_a_full_disk_is_one_line_exit_2_and_nothing_half_written(cli, outputs, multirun, size, whole):
     words = (*multirun, *SMOKE, "logger=none")
@@ -289,7 +305,8 @@ def test_a_full_disk_is_one_line_exit_2_and_nothing_half_written(cli, outputs, m
     assert not list(outputs.rglob("record.json"))
     assert not list(outputs.rglob("*.ckpt"))
     assert not [p for p in outputs.rglob("*") if p.suffix == ".part" or p.name.count(".") > 2]
-    assert len(folders(outputs)) <= 1  # the sweep ends: no further job could write, either
+    if STACK[0] not in multirun:  # whose folders are made together
+        assert len(folders(outputs)) <= 1  # the sweep ends: no further job could write, either
     if not multirun:
         assert cli(*words).code == 0
         assert record_of(outputs)["metrics"] == whole

@@ -242,3 +242,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         study.finish(some_runs(), card(claim(BETTER)), tmp_path / "file" / "s")
+
+
+def test_a_time_that_is_never_reached_is_no_failure():
+    table = records.tidy(runs({("a", "u60"): [1.0, math.inf, 3.0, math.inf, "failed"]}))
+    found = study.summary(table, "exp", "acc")
+    assert found[["n", "never", "failed"]].iloc[0].tolist() == [2, 2, 1]
+    assert study.cells(table, "exp", "acc").rows[0][1].endswith(" (1 failed, 2 never)")

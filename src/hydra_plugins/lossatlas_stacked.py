@@ -16,8 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas.errors import UserError
-from lossatlas.jobs import SWEEP_ENV, Job, describe, refuse, report
+from lossatlas.errors import Halt, StorageError, UserError
+from lossatlas.jobs import SWEEP_ENV, Job, describe, refuse, report, stop_asked
 from lossatlas.schema import check
 from lossatlas.stacked.group import plan
 
@@ -109,12 +109,25 @@ def _end(job: JobReturn, value: float | None) -> None:
 def _group(
     pairs: list[tuple[DictConfig, Job]], measure: bool, sweep: str | None, quiet: bool = True
 ) -> list[Any]:
-    """One group in this process: the objectives of its jobs, None where refused. Never raises on bad input."""
+    """One group in this process: the objectives of its jobs, None where refused or stopped.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal; in a worker it returns, so that the others can save.
+        Halt: in a sweep, the outputs cannot be written any more.
+    """
     from lossatlas.stacked.run import run_group
 
     try:
+        if stop_asked():
+            raise KeyboardInterrupt
         outcomes = run_group(pairs, quiet, measure)
+    except KeyboardInterrupt:
+        if not quiet:
+            raise
+        return [None for _ in pairs]
     except UserError as error:
+        if sweep is not None and isinstance(error, StorageError):
+            raise Halt(str(error)) from None
         if sweep is None:
             raise
         for _, job in pairs:

@@ -22,12 +22,12 @@ from lossatlas.private import redact, written
 from lossatlas.schema import check
 
 SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line there
-# What does not change a result: machines, paths, logging, and the arms and tuned values of other runs.
+# What does not change a result: machines, paths, logging, and the arms, tuned values and settings of other runs.
 INFRASTRUCTURE = (
-    "arms", "tuned", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root", "data_mirrors",
-    "stack", "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
+    "arms", "tuned", "settings", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root",
+    "data_mirrors", "stack", "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
 )  # fmt: skip
-OTHER_RUNS = ("arms", "tuned", "grids", "limits")  # what of that is about other runs
+OTHER_RUNS = ("arms", "tuned", "settings", "grids", "limits")  # what of that is about other runs
 TRAINER_INFRASTRUCTURE = ("accelerator", "devices", "strategy", "threads", "compile")
 
 

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lossatlas.data import Batch, Data, Split
@@ -30,7 +30,7 @@ class LitModule(LightningModule):
         data: tensors in memory, or None for a method that makes its own.
         net: maps (b, *shape) to scores (b, K).
         loss: (f, y) -> one value per sample; with `indexed = True`, (f, y, index) and per-sample state
-            that `allocate(n)` creates.
+            that `allocate(n)` creates. Where it has `predict(f)`, the metrics see that instead of the scores.
         optimizer: partial, called with the parameters; None for a method without one.
         schedule: partial, called with the optimiser; stepped once per epoch.
         batch_size: samples of a mini-batch over all processes.
@@ -69,10 +69,9 @@ class LitModule(LightningModule):
         if data is not None and getattr(loss, "indexed", False):
             loss.allocate(len(data.train))  # type: ignore[union-attr, operator]
         if data is not None:
-            ks = range(1, min(topk, data.classes) + 1)
-            top = {f"top{k}": MulticlassAccuracy(data.classes, top_k=k, average="micro") for k in ks}
-            self.test_scores = MetricCollection(dict(top), prefix="test/")
-            self.val_scores = MetricCollection({"top1": top["top1"].clone()}, prefix="val/")
+            test, val = _metrics(data.classes, topk)
+            self.test_scores = MetricCollection(test, prefix="test/")
+            self.val_scores = MetricCollection(val, prefix="val/")
         # a buffer, so that a run resumed in mid-epoch reports the whole epoch's mean
         self.register_buffer("loss_sum", torch.zeros(2, dtype=torch.float64))
         self.loss_sum: Tensor
@@ -104,6 +103,11 @@ class LitModule(LightningModule):
         """Scores (b, K) of inputs (b, *shape)."""
         assert self.net is not None
         return self.net(x)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """What the metrics see: scores (b, K), or what the loss reads from them, such as numbers (b,)."""
+        f = self(x)
+        return self.loss.predict(f) if hasattr(self.loss, "predict") else f  # type: ignore[union-attr, operator]
 
     def losses(self, batch: Batch) -> Tensor:
         """(b,) one loss value per sample of a mini-batch."""
@@ -250,7 +254,8 @@ class LitModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and steps the schedule."""
-        self.log("train/loss", (self.loss_sum[0] / self.loss_sum[1].clamp(min=1)).float(), sync_dist=True)
+        if self.loss_sum[1] > 0:  # rounds may have no losses
+            self.log("train/loss", (self.loss_sum[0] / self.loss_sum[1]).float(), sync_dist=True)
         self.loss_sum.zero_()
         schedulers = self.lr_schedulers()
         for schedule in schedulers if isinstance(schedulers, list) else [schedulers] if schedulers else []:
@@ -288,25 +293,25 @@ class LitModule(LightningModule):
         return Blocks(len(split), self.eval_batch, self.trainer.global_rank, self.trainer.world_size)
 
     def validation_step(self, index: Tensor, _: int) -> None:
-        """Top-1 on the validation fold, whose labels are the given (maybe noisy) ones."""
+        """Top-1 (or mse) on the validation fold, whose labels are the given (maybe noisy) ones."""
         assert self.data is not None
         assert self.data.val is not None
         self._score(self.val_scores, self.data.val, index)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs val/top1."""
+        """Logs val/top1, or val/mse."""
         if self.data is not None and self.data.val is not None:
             self.log_dict(self.val_scores.compute())
             self.val_scores.reset()
 
     def test_step(self, index: Tensor, _: int) -> None:
-        """Top-1 to top-k on the test split."""
+        """Top-1 to top-k, or mse, on the test split."""
         if self.data is None:
             return
         self._score(self.test_scores, self.data.test, index)
 
     def on_test_epoch_end(self) -> None:
-        """Logs test/top1..., or the `results` of a method without data."""
+        """Logs test/top1... or test/mse, or the `results` of a method without data."""
         if self.data is None:
             self.log_dict(self.results())
             return
@@ -330,12 +335,13 @@ class LitModule(LightningModule):
 
     def _cast(self, batch: Batch) -> Batch:
         """In the precision of the parameters (trainer.precision=64-true)."""
-        return batch._replace(x=batch.x.to(self.dtype)) if batch.x.is_floating_point() else batch
+        x, y = (t.to(self.dtype) if t.is_floating_point() else t for t in (batch.x, batch.y))
+        return batch._replace(x=x, y=y)
 
     def _score(self, metrics: MetricCollection, split: Split, index: Tensor) -> None:
         if len(index):
             batch = self._gather(split, index, train=False)
-            metrics.update(self(batch.x), batch.y)
+            metrics.update(self.predict(batch.x), batch.y)
         elif (
             self._sharded
         ):  # nothing of a short last block is left for this process, but its part of the net is needed
@@ -344,3 +350,14 @@ class LitModule(LightningModule):
     def _to_device(self) -> None:
         if self.data is not None:
             self.data = self.data.to(self.device)
+
+
+def _metrics(classes: int, topk: int) -> tuple[dict[str, Metric], dict[str, Metric]]:
+    """Metrics of the test split and of the validation fold: accuracies of labels, the squared error of numbers."""
+    if classes == 0:
+        return {"mse": MeanSquaredError()}, {"mse": MeanSquaredError()}
+    top = {
+        f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro")
+        for k in range(1, min(topk, classes) + 1)
+    }
+    return dict(top), {"top1": top["top1"].clone()}

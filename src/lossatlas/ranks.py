@@ -8,6 +8,7 @@ saw the sample, and given to the others at a chunk's end.
 import contextlib
 import importlib
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,6 +63,36 @@ def exchange(states: list[Tensor], index: Tensor) -> None:
         dist.all_gather(values, state[rows])
         for place, value in zip(places, values, strict=True):
             state[place] = value
+
+
+def gathered(parts: Sequence[Tensor]) -> list[Tensor]:
+    """The whole mini-batch from every process's part of it, in the loader's order; alone, what came.
+
+    The own rows keep their gradient, the others' have none: where every process computes the loss of the whole batch,
+    the gradient of a parameter is the sum, not the mean, over processes.
+
+    Args:
+        parts: tensors with one row per sample of this process's part; process r has samples r, r + w, ...
+
+    Shapes:
+        (m, ...) each, m of its own on each process -> (b, ...) each.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(parts)
+    world, rank = dist.get_world_size(), dist.get_rank()
+    counts = torch.zeros(world, dtype=torch.int64, device=parts[0].device)
+    counts[rank] = len(parts[0])
+    dist.all_reduce(counts)
+    longest = int(counts.max())
+    found = []
+    for part in parts:
+        own = torch.cat([part, part[:1].expand(longest - len(part), *part.shape[1:])]).contiguous()
+        every = [torch.empty_like(own) for _ in range(world)]
+        dist.all_gather(every, own.detach())
+        every[rank] = own
+        rows = torch.stack(every, dim=1).flatten(0, 1)  # row k of process r is sample k w + r
+        found.append(rows[(torch.arange(longest, device=rows.device)[:, None] < counts).flatten()])
+    return found
 
 
 def trainer_arguments() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas import checkpoint, launch, records
 from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
-from lossatlas.locks import locked
+from lossatlas.locks import HELD, locked
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
 from lossatlas.paths import page_line
 from lossatlas.private import redact
@@ -61,7 +61,7 @@ def finished(cfg: DictConfig, job: Job) -> Outcome | None:
     """The outcome of a run whose finished record need not be repeated, else None."""
     path = job.folder / "record.json"
     found = records.read(path)
-    if found is None and path.exists():
+    if found is None and job.folder in HELD and path.exists():  # said once, by who takes it up
         print(f"lossatlas: {job.name}: record.json torn; the run is taken up again", file=sys.stderr)
     if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
         return None
@@ -222,6 +222,10 @@ def build_trainer(
 def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str, float]:
     """Fit from the last checkpoint where there is one, then test; returns the final metrics."""
     ckpt = checkpoint.pick(folder / "last.ckpt", owner=trainer.is_global_zero)
+    if ckpt and not _resumable(ckpt):
+        if trainer.is_global_zero:
+            print(f"lossatlas: {folder.name}: {ckpt.name} holds a model only; starting anew", file=sys.stderr)
+        ckpt = None
     with checkpoints.signals() if checkpoints else nullcontext(), _no_exit():
         trainer.fit(module, ckpt_path=ckpt, weights_only=True)
         rows = _history(
@@ -233,6 +237,13 @@ def train(trainer: Any, module: Any, checkpoints: Any, folder: Path) -> dict[str
         for found in trainer.test(module, verbose=False, weights_only=True):
             metrics.update(found)
     return metrics
+
+
+def _resumable(path: Path) -> bool:
+    """Whether a checkpoint holds more than the model, which is all that a replica of a stack leaves."""
+    import torch
+
+    return path.is_dir() or "loops" in torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def make(node: Any, name: str, /, **kwargs: Any) -> Any:

@@ -5,7 +5,8 @@ import torch
 from torchvision.transforms.v2 import functional as v2
 
 from lossatlas.data import load
-from lossatlas.data.augment import Augment
+from lossatlas.data.augment import Augment, TwoViews
+from lossatlas.errors import UserError
 
 
 def images(n: int = 300, H: int = 5, W: int = 6) -> torch.Tensor:
@@ -110,3 +111,89 @@ def test_empty_batch():
     none = torch.empty(0, dtype=torch.int64)
     assert data.batch("train", none, train=True).x.shape == (0, 3, 8, 8)
     assert list(data.batches("train", none, 4, train=True)) == []
+
+
+def per_image_views(x, views, draws):
+    """The same numbers through torchvision's functions, one view after another, before rounding."""
+    found = []
+    for image, pair in zip(x, draws, strict=True):
+        for row in pair:
+            moved = per_image(image[None], Augment(views.padding, views.flip), row[None, :3])[0].float() / 255
+            factors = (1 + views.brightness * (2 * row[3] - 1), 1 + views.contrast * (2 * row[4] - 1))
+            moved = v2.adjust_brightness(moved, float(factors[0]))
+            moved = v2.adjust_contrast(moved, float(factors[1]))
+            H, W = image.shape[1:]
+            area, ratio = (0.02 + 0.31 * float(row[6])) * H * W, 0.3 ** (2 * float(row[7]) - 1)
+            h, w = (int(min(max(round((area * r) ** 0.5), 1), s)) for r, s in ((ratio, H), (1 / ratio, W)))
+            i, j = int(row[8] * (H - h + 1)), int(row[9] * (W - w + 1))
+            if row[5] < views.erase:
+                moved = v2.erase(moved, i, j, h, w, torch.zeros(1))
+            found.append(255 * moved)
+    return torch.stack(found).view(len(x), 2, *x.shape[1:])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "settings", [{}, {"erase": 1.0, "flip": 0.0}, {"brightness": 1.0, "contrast": 1.0, "erase": 0.0}]
+)
+def test_two_views_equal_the_per_image_transforms(channels, settings):
+    x = torch.randint(0, 256, (60, channels, 12, 10), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
+    views, before = TwoViews(**settings), x.clone()
+    draws = views.draw(len(x), torch.Generator().manual_seed(1))
+    out = views.apply(x, draws)
+    assert out.shape == (60, 2, channels, 12, 10)
+    assert out.dtype == torch.uint8
+    # half a grey level of rounding; torchvision's grey weights have four digits
+    assert (out.float() - per_image_views(x, views, draws)).abs().max() < 0.55
+    assert torch.equal(x, before)
+    assert not torch.equal(out[:, 0], out[:, 1])
+
+
+def test_two_views_alone_equal_shift_and_flip():
+    x, views = images(), TwoViews(brightness=0.0, contrast=0.0, erase=0.0)
+    draws = views.draw(len(x), torch.Generator().manual_seed(1))
+    out = views.apply(x, draws)
+    for v in range(2):
+        assert torch.equal(out[:, v], Augment().apply(x, draws[:, v, :3]))
+
+
+def test_erased_share_and_area():
+    views = TwoViews(erase=0.25)
+    draws = torch.rand(4000, 5, generator=torch.Generator().manual_seed(0))
+    share = views.erased(draws, 28, 28).float().mean((1, 2))
+    assert abs(float((share > 0).float().mean()) - 0.25) < 0.03
+    kept = share[share > 0]
+    assert float(kept.min()) > 0.01
+    assert float(kept.max()) < 0.36
+    assert abs(float(kept.mean()) - 0.175) < 0.015
+
+
+def test_two_views_of_a_sample_depend_on_seed_epoch_and_sample_alone():
+    data, index = toy(augment="two_views"), torch.tensor([7, 400, 3])
+    draws = data.draws(0, 1, index)
+    whole = data.batch("train", index, train=True, draws=draws)
+    assert whole.x.shape == (3, 2, 3, 8, 8)
+    parts = list(data.batches("train", index.flip(0), 2, train=True, draws=data.draws(0, 1, index.flip(0))))
+    assert torch.equal(torch.cat([part.x for part in parts]).flip(0), whole.x)
+    assert not torch.equal(data.draws(0, 2, index), draws)
+    assert data.batch("test", index[:1], train=False).x.shape == (1, 3, 8, 8)
+    same = toy(augment={"views": 2}).draws(0, 1, index)
+    assert torch.equal(same, draws)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ({"views": 2, "erase": 1.5}, "erase must lie in"),
+        ({"views": 2, "contrast": -0.1}, "contrast must lie in"),
+        ({"views": 2, "padding": -1}, "padding must be"),
+        ({"views": 3}, "views must be 1 or 2, got 3"),
+        ({"erase": 0.5}, "takes padding and flip"),
+        ("three_views", "two_views"),
+    ],
+)
+def test_refused_views(what, says):
+    with pytest.raises(UserError, match=says):
+        toy(augment=what)

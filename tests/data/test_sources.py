@@ -143,6 +143,7 @@ def test_hub_is_asked_for_the_pinned_revision_once(pictures: dict, place: Place,
     fake = types.SimpleNamespace(load_dataset=load_dataset, DownloadConfig=lambda **k: k, Image=lambda **k: k)
     monkeypatch.setitem(sys.modules, "datasets", fake)  # type: ignore[arg-type]
     monkeypatch.setattr(sources, "reach", lambda url: asked.setdefault("reach", url))
+    monkeypatch.setattr(sources, "check_hub_size", lambda *a: asked.setdefault("size", a))
     entry = {"id": "owner/pictures", "config": "plain", "revision": "abc", "x": "image", "y": "label"}
     table = KINDS["hub"](entry, IMAGES, place)
     assert np.array_equal(table.x[30:, 0], pictures["t10k-images"])
@@ -150,6 +151,7 @@ def test_hub_is_asked_for_the_pinned_revision_once(pictures: dict, place: Place,
     assert asked["revision"] == "abc"
     assert asked["download_config"] == {"max_retries": 0}
     assert asked["decode"] == ("image", {"decode": False})
+    assert asked["size"] == ("owner/pictures", "dataset", "abc", None)
     assert "trust_remote_code" not in asked
     assert float(os.environ["HF_HUB_ETAG_TIMEOUT"]) <= 10
 
@@ -167,10 +169,51 @@ def test_hub_file_is_parsed_by_its_format(text: str, place: Place, tmp_path: Pat
         sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=hf_hub_download)
     )  # type: ignore[arg-type]
     monkeypatch.setattr(sources, "reach", lambda url: None)
+    monkeypatch.setattr(sources, "check_hub_size", lambda *a: None)
     entry = {"id": "o/n", "revision": "abc", "file": "letter.data", "format": "csv", "y": 0}
     table = KINDS["hub"](entry, TOY, place)
     assert table.x[0].tolist() == [float(v) for v in text.split("\n")[0].split(",")[:3]]
     assert asked == {"args": ("o/n", "letter.data"), "repo_type": "dataset", "revision": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ([3 << 30, 2 << 30], "5120 MiB, at most 4096"),
+        ([None, 5], "does not say how large"),
+        ([], "does not say"),
+        ([4 << 30, 0], None),
+    ],
+)
+def test_a_repository_of_the_hub_is_measured_before_it_is_downloaded(
+    sizes, reason, place, monkeypatch
+) -> None:
+    import huggingface_hub
+
+    from lossatlas.errors import UserError
+    from lossatlas.text import hub
+
+    class Api:
+        def repo_info(self, id, **options):
+            assert options["files_metadata"]
+            files = [types.SimpleNamespace(rfilename=f"f{k}", size=s) for k, s in enumerate(sizes)]
+            return types.SimpleNamespace(siblings=files)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(sources, "reach", lambda url: None)
+    loaded: list = []
+    fake = types.SimpleNamespace(load_dataset=loaded.append, DownloadConfig=lambda **k: k)
+    monkeypatch.setitem(sys.modules, "datasets", fake)  # type: ignore[arg-type]
+    if reason is None:
+        assert hub.reach("o/n", lambda: 7, "dataset") == 7
+        return
+    with pytest.raises(SourceError, match=reason):
+        KINDS["hub"]({"id": "o/n", "revision": "abc", "y": "label"}, TOY, place)
+    with pytest.raises(UserError, match=reason):
+        hub.reach("o/n", lambda: loaded.append(1), "dataset")
+    assert not loaded
 
 
 def test_openml_gets_one_attempt_under_a_time_out(text: str, place: Place, monkeypatch) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from yaml import YAMLError
 
 from lossatlas.claims.spec import (
     CHECKS,
@@ -130,16 +132,16 @@ def load_card(path: str | Path) -> Card:
         UserError: no such file, no YAML, or anything a card may not say.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): name a card.yaml") from None
-    except yaml.YAMLError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): name a card.yaml") from None
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that line") from None
     return parse_card(raw)
 
 
 def parse_card(raw: Any) -> Card:
-    """Check a card given as plain data, as `yaml.safe_load` gives it.
+    """Check a card given as plain data, as OmegaConf.to_container gives it.
 
     Raises:
         UserError: an unknown key or kind, a missing field, a value out of range.

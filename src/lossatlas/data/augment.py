@@ -1,5 +1,6 @@
 """Augmentation on whole batches with parameters drawn per sample (torchvision's v2 transforms draw one per batch)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,11 +87,101 @@ def _windows(x: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
     return every.index_select(0, torch.arange(b, device=x.device) * image + top * line + left)
 
 
-AUGMENTS = {"crop": Augment(flip=0.0), "flip": Augment(padding=0), "flip_crop": Augment()}
+@dataclass(frozen=True)
+class TwoViews:
+    """Two independent random views of every image, as contrastive methods take them.
+
+    In this order: shift and flip as `Augment`; brightness and contrast, each times a factor uniform in [1 - v, 1 + v]
+    (contrast around the image's mean grey, as torchvision's ColorJitter); with probability `erase` one rectangle is
+    painted black, its area uniform in 2 to 33 % and its aspect log-uniform in 0.3 to 1 / 0.3 (RandomErasing's).
+
+    Args:
+        padding, flip: as in `Augment`.
+        brightness, contrast: v above, in [0, 1]; 0 leaves as it is.
+        erase: probability in [0, 1].
+
+    Shapes:
+        (b, C, H, W) uint8 -> (b, 2, C, H, W) uint8; draws (b, 2, 10).
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Example:
+        >>> TwoViews()(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
+        torch.Size([2, 2, 1, 28, 28])
+    """
+
+    padding: int = 4
+    flip: float = 0.5
+    brightness: float = 0.4
+    contrast: float = 0.4
+    erase: float = 0.5
+
+    def __post_init__(self) -> None:
+        Augment(self.padding, self.flip)  # refuses theirs
+        for name in ("brightness", "contrast", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+
+    def __call__(self, x: UInt8[Tensor, "b C H W"], generator: torch.Generator | None = None) -> Tensor:
+        """Draws and applies; without a generator from torch's global one, which the checkpoints carry."""
+        return self.apply(x, self.draw(len(x), generator))
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n 2 10"]:
+        """Uniform numbers in [0, 1), always ten a view: Augment's three, brightness, contrast, and of the rectangle
+        whether, area, aspect, row and column."""
+        return torch.rand(n, 2, 10, generator=generator)
+
+    def apply(
+        self, x: UInt8[Tensor, "b C H W"], draws: Float[Tensor, "b 2 10"]
+    ) -> UInt8[Tensor, "b 2 C H W"]:
+        """The views that the draws decide."""
+        draws = draws.to(x.device)
+        return torch.stack([self._view(x, draws[:, v]) for v in range(2)], dim=1)
+
+    def _view(self, x: Tensor, draws: Tensor) -> Tensor:
+        x = Augment(self.padding, self.flip).apply(x, draws[:, :3])
+        if self.brightness or self.contrast:
+            x = self._light(x, draws[:, 3:5])
+        if self.erase:
+            x = x.masked_fill(self.erased(draws[:, 5:], x.shape[2], x.shape[3])[:, None], 0)
+        return x
+
+    def _light(self, x: Tensor, draws: Tensor) -> Tensor:
+        brightness = 1 + self.brightness * (2 * draws[:, 0, None, None, None] - 1)
+        contrast = 1 + self.contrast * (2 * draws[:, 1, None, None, None] - 1)
+        y = (x.float() * brightness).clamp_(0, 255)
+        grey = y if x.shape[1] == 1 else (y * y.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        return torch.lerp(mean, y, contrast).clamp_(0, 255).round_().to(torch.uint8)
+
+    def erased(self, draws: Float[Tensor, "b 5"], H: int, W: int) -> Tensor:
+        """(b, H, W) bool: the rectangle of each image, empty for those that keep theirs."""
+        share, area, aspect, row, column = draws.unbind(1)
+        pixels = (ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * area) * H * W
+        ratio = torch.exp(math.log(ERASE_ASPECT) * (1 - 2 * aspect))
+        h = (pixels * ratio).sqrt().round().clamp(1, H)
+        w = (pixels / ratio).sqrt().round().clamp(1, W)
+        top, left = (row * (H - h + 1)).floor()[:, None], (column * (W - w + 1)).floor()[:, None]
+        y, x = torch.arange(H, device=draws.device), torch.arange(W, device=draws.device)
+        rows = (y >= top) & (y < top + h[:, None]) & (share < self.erase)[:, None]
+        return rows[:, :, None] & ((x >= left) & (x < left + w[:, None]))[:, None, :]
 
 
-def make_augment(what: str | Mapping[str, Any], shape: tuple[int, ...]) -> Augment | None:
-    """The augmentation of a name (none, crop, flip, flip_crop) or of {padding: pixels, flip: probability}.
+LUMA = (0.299, 0.587, 0.114)  # of red, green, blue in grey
+ERASE_AREA, ERASE_ASPECT = (0.02, 0.33), 1 / 0.3
+AUGMENTS = {
+    "crop": Augment(flip=0.0),
+    "flip": Augment(padding=0),
+    "flip_crop": Augment(),
+    "two_views": TwoViews(),
+}
+
+
+def make_augment(what: str | Mapping[str, Any], shape: tuple[int, ...]) -> Augment | TwoViews | None:
+    """The augmentation of a name (none, crop, flip, flip_crop, two_views) or of {padding: pixels, flip: probability}.
+
+    A mapping with `views: 2` gives two views and takes brightness, contrast and erase as well.
 
     Raises:
         UserError: unknown name, an argument out of range, or images asked for on rows.
@@ -99,10 +190,7 @@ def make_augment(what: str | Mapping[str, Any], shape: tuple[int, ...]) -> Augme
         return None
     names = ", ".join(["none", *AUGMENTS])
     if isinstance(what, Mapping):
-        try:
-            found = Augment(**what)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"data.augment takes padding and flip: {error}") from error
+        found = _from_mapping(what)
     elif what in AUGMENTS:
         found = AUGMENTS[what]
     else:
@@ -112,3 +200,14 @@ def make_augment(what: str | Mapping[str, Any], shape: tuple[int, ...]) -> Augme
             f"data.augment={what} needs images (C, H, W), this set has shape {list(shape)}: take none"
         )
     return found
+
+
+def _from_mapping(what: Mapping[str, Any]) -> Augment | TwoViews:
+    views, rest = what.get("views", 1), {str(k): v for k, v in what.items() if k != "views"}
+    if views not in (1, 2):
+        raise UserError(f"data.augment.views must be 1 or 2, got {views!r}")
+    takes = "padding and flip" if views == 1 else "padding, flip, brightness, contrast and erase"
+    try:
+        return Augment(**rest) if views == 1 else TwoViews(**rest)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"data.augment takes {takes}: {error}") from error

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lossatlas.data.augment import Augment
+from lossatlas.data.augment import Augment, TwoViews
 from lossatlas.seeding import stream
 
 BLOCK = 2**22  # bytes of rows that are gathered at once: within a core's cache, many small mini-batches
 
 
 class Batch(NamedTuple):
-    """One mini-batch: x (b, *shape), y (b,) given labels, index (b,) positions within the split."""
+    """One mini-batch: x (b, *shape), y (b,) given labels or numbers, index (b,) positions within the split."""
 
     x: Tensor
     y: Tensor
@@ -28,8 +28,8 @@ class Split:
 
     Args:
         x: (n, *shape), float32 standardised or uint8 images (n, C, H, W).
-        y: (n,) int64 labels as given, noisy where noise was asked for.
-        y_clean: (n,) int64 true labels; the same tensor as y where there is no noise.
+        y: (n,) int64 labels, or float32 numbers, as given, noisy where noise was asked for.
+        y_clean: (n,) the true ones; the same tensor as y where there is no noise.
     """
 
     x: Tensor
@@ -51,7 +51,7 @@ class Data:
 
     Args:
         name: as in conf/data.
-        classes: K, labels lie in [0, K).
+        classes: K, labels lie in [0, K); 0 where y are numbers to be regressed.
         train, test, val: the splits; val only where a fold of the training rows was asked for.
         mean, std: (C,) of pixels in [0, 1], images only.
         augment: what is done to raw training images, or None.
@@ -65,7 +65,7 @@ class Data:
     val: Split | None = None
     mean: Tensor | None = None
     std: Tensor | None = None
-    augment: Augment | None = None
+    augment: Augment | TwoViews | None = None
     source: str = ""
     _drawn: dict[int, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -74,7 +74,7 @@ class Data:
         """The shape of one sample."""
         return tuple(self.train.x.shape[1:])
 
-    def draws(self, seed: int, epoch: int, index: Int[Tensor, " b"]) -> Float[Tensor, "b 3"] | None:
+    def draws(self, seed: int, epoch: int, index: Int[Tensor, " b"]) -> Float[Tensor, "b ..."] | None:
         """What decides the augmentation of training samples in an epoch; None where there is none.
 
         A function of (seed, epoch, sample) alone: batch and chunk size, number of processes, the point at which
@@ -86,7 +86,9 @@ class Data:
         """
         if self.augment is None:
             return None
-        if self._drawn.get(seed, (None,))[0] != epoch:  # one table per seed: 12 bytes a sample
+        if (
+            self._drawn.get(seed, (None,))[0] != epoch
+        ):  # one table per seed: 12 bytes a sample, 80 with two views
             table = self.augment.draw(len(self.train), stream(seed, f"augment/{epoch}"))
             self._drawn[seed] = (epoch, table)
         return self._drawn[seed][1][index.cpu()]
@@ -96,7 +98,7 @@ class Data:
         split: Split | str,
         index: Int[Tensor, " b"],
         train: bool,
-        draws: Float[Tensor, "b 3"] | None = None,
+        draws: Float[Tensor, "b ..."] | None = None,
     ) -> Batch:
         """Gather rows; images are augmented (train only), scaled to [0, 1] and normalised per channel.
 
@@ -106,7 +108,8 @@ class Data:
             draws: of `self.draws`; without them the augmentation draws from torch's global generator.
 
         Shapes:
-            index (b,) -> Batch of (b, *shape) float32, (b,) int64, (b,).
+            index (b,) -> Batch of (b, *shape) float32, (b,) int64 or float32, (b,); x (b, 2, *shape) where
+                training has two views.
 
         Example:
             >>> data.batch("train", torch.arange(64), train=True).x.shape
@@ -125,7 +128,7 @@ class Data:
         index: Int[Tensor, " m"],
         size: int,
         train: bool,
-        draws: Float[Tensor, "m 3"] | None = None,
+        draws: Float[Tensor, "m ..."] | None = None,
     ) -> Iterator[Batch]:
         """`batch` over parts of `size` samples, the same values; as many parts are gathered at once as fit BLOCK.
 

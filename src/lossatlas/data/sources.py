@@ -17,6 +17,7 @@ from lossatlas.data.table import Spec, Table
 from lossatlas.data.transport import (
     PATIENCE,
     SourceError,
+    check_hub_size,
     download,
     fetch_deb,
     fetch_wheel,
@@ -87,6 +88,7 @@ def from_hub(entry: Entry, spec: Spec, place: Place) -> Table:
         os.environ.setdefault(name, f"{PATIENCE:g}")
     if not (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")):
         reach(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        check_hub_size(entry["id"], "dataset", entry["revision"], entry.get("file"))
     if "file" in entry:
         from huggingface_hub import hf_hub_download
 

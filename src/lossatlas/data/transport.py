@@ -17,12 +17,14 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lossatlas.data.archives import LIMIT, Bounded, SourceError, inside, read_file, tar_members, zip_member
 from lossatlas.data.cache import atomic, first_line
 
 __all__ = [
     "SourceError",
+    "check_hub_size",
     "download",
     "fetch_deb",
     "fetch_wheel",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 PATIENCE = 5.0  # seconds without an answer before the next source is tried
+HUB_LIMIT = 4 * LIMIT  # bytes of a data set of the hub
 COMMAND_LIMIT = 900  # seconds for pip and apt-get, slow lines included
 
 
@@ -77,6 +80,30 @@ def reach(url: str, seconds: float = PATIENCE) -> None:
     if not outcome or outcome[0]:
         host = urllib.parse.urlsplit(url).hostname
         raise SourceError(f"cannot reach {host}: {outcome[0] if outcome else f'no answer in {seconds:g} s'}")
+
+
+def check_hub_size(
+    id: str, kind: str, revision: str | None = None, file: str | None = None, limit: int = HUB_LIMIT
+) -> None:
+    """Asks the hub how large a repository, or one file of it, is before anything is downloaded.
+
+    Args:
+        kind: dataset or model. limit: bytes of all files that are downloaded.
+
+    Raises:
+        SourceError: larger than `limit`, or the hub does not say.
+    """
+    from huggingface_hub import HfApi
+
+    info: Any = HfApi().repo_info(
+        id, repo_type=kind, revision=revision, files_metadata=True, timeout=PATIENCE
+    )
+    wanted = [each for each in info.siblings or [] if file is None or each.rfilename == file]
+    sizes = [each.size for each in wanted if each.size is not None]
+    if not sizes or len(sizes) < len(wanted):
+        raise SourceError(f"{id}: the hub does not say how large {file or 'it'} is")
+    if sum(sizes) > limit:
+        raise SourceError(f"{id}: {sum(sizes) >> 20} MiB, at most {limit >> 20} are downloaded")
 
 
 @contextmanager

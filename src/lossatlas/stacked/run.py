@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from lossatlas import checkpoint, loggers, records, runner
+from lossatlas.errors import storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
 from lossatlas.stacked.group import scalars_of
@@ -86,6 +87,8 @@ def _trained(
     try:
         runner.train(trainer, stack, checkpoints, folder)
     except Exception as problem:
+        if full := storage_error(problem, folder):
+            raise full from None
         status, error = runner.failure(problem)
     seconds, peak = (time.perf_counter() - start) / len(pairs), peak_memory_mb(trainer)
     outcomes = []
@@ -117,8 +120,12 @@ def _keep_model(stack: Stack, r: int, trainer: Any, folder: Path) -> None:
         return
     state = {name: value.clone() for name, value in stack.replicas[r].state_dict().items()}
     part = folder / "last.part"
-    torch.save({"state_dict": state, "epoch": trainer.current_epoch, "global_step": 0}, part)
-    checkpoint.put(part, folder / "last.ckpt")
+    try:
+        torch.save({"state_dict": state, "epoch": trainer.current_epoch, "global_step": 0}, part)
+        checkpoint.put(part, folder / "last.ckpt")
+    except Exception as problem:
+        part.unlink(missing_ok=True)
+        raise storage_error(problem, folder) or problem from None
 
 
 def _fill_loggers(cfg: DictConfig, job: Job, left: dict[str, Any], chunks: int) -> None:

@@ -45,7 +45,8 @@ def summary(table: DataFrame, experiment: str, metric: str, keys: Sequence[str] 
 
     Returns:
         Columns arm, condition (the values of the keys that vary), those of `keys`, mean, half (NaN for n < 2), n,
-        failed: n counts the runs (or units) that are done, failed those that failed or diverged.
+        failed, never: n counts the runs (or units) that are done with a number, never the done ones whose metric is
+        infinite (a time that is not reached), failed all others.
     """
     rows = verdict_seeds(table[table["experiment"] == experiment])
     rows = rows[rows["status"] != "interrupted"]
@@ -57,11 +58,17 @@ def summary(table: DataFrame, experiment: str, metric: str, keys: Sequence[str] 
         rows = rows[~per_unit]
     value = value.loc[rows.index]
     good = pd.Series(np.isfinite(value), value.index)
-    rows = rows.assign(condition=_labels(rows), value=value.where(good), lost=(~good).astype(int))
+    never = value == np.inf
+    lost = {"lost": (~good & ~never).astype(int), "never": never.astype(int)}
+    rows = rows.assign(condition=_labels(rows), value=value.where(good), **lost)
     rows = rows.assign(**{f"key {key}": rows[key] for key in keys})  # a condition may be called n or mean
     groups = rows.groupby(["arm", "condition", *(f"key {key}" for key in keys)], sort=False)
     found = groups.agg(
-        mean=("value", "mean"), sd=("value", "std"), n=("value", "count"), failed=("lost", "sum")
+        mean=("value", "mean"),
+        sd=("value", "std"),
+        n=("value", "count"),
+        failed=("lost", "sum"),
+        never=("never", "sum"),
     )
     found = found[found["n"] > 0].reset_index()
     quantile = stats.t.ppf(0.975, np.maximum(found["n"] - 1, 1))
@@ -148,8 +155,9 @@ def _labels(rows: DataFrame) -> Series:
 
 
 def cell(row: Any) -> str:
-    """Mean and half-width of a row of `summary` with the digits that its interval leaves, and its failed runs."""
-    failed = f" ({row.failed} failed)" if row.failed else ""
+    """Mean and half-width of a row of `summary` with the digits that its interval leaves, and its other runs."""
+    counts = [f"{row.failed} failed" if row.failed else "", f"{row.never} never" if row.never else ""]
+    failed = f" ({', '.join(filter(None, counts))})" if any(counts) else ""
     if not math.isfinite(row.half):
         return f"{row.mean:.4g}{failed}"
     if row.half == 0 or not 1e-4 <= max(abs(row.mean), row.half) < 1e5:

@@ -1,6 +1,8 @@
 """Models, rewards and texts of the Hugging Face hub, for papers at their own scale."""
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,10 +12,12 @@ from torch import Tensor
 
 from lossatlas.data.cache import first_line
 from lossatlas.data.text import Verses, fake_verses
+from lossatlas.data.transport import HUB_LIMIT, SourceError, check_hub_size
 from lossatlas.errors import UserError
 from lossatlas.text.model import TextModel
 
 T = TypeVar("T")
+MODEL_LIMIT = 64 << 30  # bytes of a model's repository
 
 
 def load_reviews(
@@ -47,7 +51,7 @@ def load_reviews(
         n = len(texts)
         return Verses(texts, np.zeros(n, np.int64), np.arange(n), labels, (name,), f"hub {id}")
 
-    return reach(id, load)
+    return reach(id, load, "dataset")
 
 
 def hub_model(id: str, context: int) -> TextModel:
@@ -94,12 +98,24 @@ class HubReward:
         return float(((self(texts) > 0).numpy() == np.asarray(labels).astype(bool)).mean())
 
 
-def reach(id: str, load: Callable[[], T]) -> T:
-    """The hub's answer, or one line that says what could not be had."""
+def reach(id: str, load: Callable[[], T], kind: str = "model") -> T:
+    """The hub's answer, or one line that says what could not be had; a large repository is not downloaded."""
     try:
+        _bounded(id, kind)
         return load()
     except Exception as error:  # the hub's libraries raise anything here
         raise UserError(
             f"{id}: not to be had from the Hugging Face hub ({first_line(error)}); fetch it on a machine with a "
             "network or set HF_HOME to a folder that holds it"
         ) from error
+
+
+def _bounded(id: str, kind: str) -> None:
+    if os.environ.get("HF_HUB_OFFLINE") or Path(id).is_dir():
+        return
+    try:
+        check_hub_size(id, kind, limit=MODEL_LIMIT if kind == "model" else HUB_LIMIT)
+    except SourceError:
+        raise
+    except Exception:  # out of reach: then only what is cached can be loaded
+        return

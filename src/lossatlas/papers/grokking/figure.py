@@ -16,12 +16,12 @@ PS = {"P1": 1.0, "P45": 4.5, "P10": 10.0}
 
 
 def figure(records: "DataFrame") -> "Figure":
-    """Medians over seeds with quartiles; a dot is a seed, those that never generalise lie on the upper edge."""
+    """Curves as medians over seeds with quartiles; along a sweep a thin line is a seed, "never" has its own height."""
     import matplotlib.pyplot as plt
 
     rows = records[(records["experiment"] == "grokking_poly") & (records["status"] == "done")]
-    fig, axes = plt.subplots(2, 3, figsize=(15, 8.2), layout="constrained")
-    with plt.rc_context({"font.size": 11}):
+    with plt.rc_context({"font.size": 12}):
+        fig, axes = plt.subplots(2, 3, figsize=(15, 8.2), layout="constrained")
         _losses(axes[0, 0], rows)
         _weights(axes[1, 0], rows)
         axes[1, 0].sharex(axes[0, 0])
@@ -56,8 +56,8 @@ def _losses(ax: Any, rows: "DataFrame") -> None:
         ax.plot(t, np.median(curve["train"], axis=0), color=colour, ls="--")
     ax.plot([], [], color="grey", label="test")
     ax.plot([], [], color="grey", ls="--", label="training")
-    ax.set(xscale="log", yscale="log", ylim=(1e-4, 2), xlabel="step", ylabel="mean squared error")
-    ax.legend(frameon=False, ncol=2, loc="lower left")
+    ax.set(xscale="log", yscale="log", ylim=(1e-5, 2), xlabel="step", ylabel="mean squared error")
+    ax.legend(frameon=False, loc="lower left")
 
 
 def _weights(ax: Any, rows: "DataFrame") -> None:
@@ -80,23 +80,29 @@ def _sweep(
     ax: Any, rows: "DataFrame", values: dict[str, float], metric: str, xlabel: str, ylabel: str
 ) -> None:
     """Seeds as dots, the median as a line; what is censored is drawn at one height above all others."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
     ratio = metric == "gap"
+    rows = rows.sort_values("seed")
     sets = {x: rows[rows["setting"] == name] for name, x in values.items()}
     times = {x: part[f"test/{metric}"].astype(float).to_numpy() for x, part in sets.items() if len(part)}
     known = np.concatenate([v[np.isfinite(v)] for v in times.values()] or [np.zeros(0)])
     shown = {x: 10**v if ratio else v for x, v in times.items()}
     top = (10 ** known.max() if ratio else known.max()) * 2.5 if known.size else 10.0
     heights = {x: np.where(np.isfinite(v), v, top) for x, v in shown.items()}
-    spread = np.random.default_rng(0)
-    for x, v in heights.items():
-        ax.plot(x * 1.04 ** spread.uniform(-1, 1, v.size), v, "o", color="#0072B2", alpha=0.5, ms=5)
-    ax.plot(list(heights), [np.median(v) for v in heights.values()], color="#D55E00", lw=2, label="median")
+    x, seeds = list(heights), min((v.size for v in heights.values()), default=0)
+    for k in range(seeds):  # rows of a setting are in the order of the seeds
+        ax.plot(x, [v[k] for v in heights.values()], "o-", color="#0072B2", alpha=0.3, ms=4, lw=0.8)
+    ax.plot(x, [np.median(v) for v in heights.values()], color="#D55E00", lw=2.5, label="median")
     if any(np.isinf(v).any() for v in times.values()):
         ax.axhline(top, color="grey", lw=0.8, ls=":")
         ax.annotate("never within 20000 steps", (0.03, top), xycoords=("axes fraction", "data"),
                     xytext=(0, 4), textcoords="offset points", color="#444444")  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ax.set_xticks(list(values.values()), [f"{x:g}" for x in values.values()])
-    ax.minorticks_off()
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.margins(x=0.12, y=0.12)
     ax.legend(frameon=False, loc="lower left" if metric == "delay" else "best")
