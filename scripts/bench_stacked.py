@@ -79,13 +79,13 @@ def together(case: str, data: Data, R: int) -> Callable[[], None]:
     stack.stack()
     params = list(stack.params.values())
     optimizer = torch.optim.SGD(params, lr=0.01, momentum=0.9)
-    index = torch.arange(CASES[case][2]).expand(R, -1)
+    index, settings = torch.arange(CASES[case][2]).expand(R, -1), stack.settings()
 
     def step() -> None:
         batch = Batch(data.train.x[index], data.train.y[index], index)
-        losses = stack.mean_losses(*batch)
-        optimizer.zero_grad()
-        losses.sum().backward()
+        _, grads = stack.differentiate(*batch, settings)
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = grad
         step_each(optimizer, params, None)
 
     return step

@@ -4,7 +4,8 @@ Every start is the CLI in a process group of its own, forked from this process, 
 imported torch and Lightning: the imports would take longer than the study. Moments, sizes and files are drawn
 from --seed.
 
-Usage: python scripts/chaos.py [--kills 20] [--full 5] [--cuts 5] [--twice 5] [--denied 2] [--seed 0] [--write FILE]
+Usage: python scripts/chaos.py [--kills 20] [--full 5] [--cuts 5] [--twice 5] [--denied 2] [--seed 0] [--arm A]
+       [--write FILE]
 Exit code 1 where a run is lost, repeated or different, or an error is not one line.
 """
 
@@ -30,7 +31,7 @@ from pathlib import Path
 from lossatlas import checkpoint, records
 from lossatlas.machine import code_version
 
-STUDY = ("-m", "experiment=ldr_noisy", "scale=smoke", "arm=ce,aldr_kl", "noise=u60", "seed=0,1", "epochs=5")
+STUDY = ["-m", "experiment=ldr_noisy", "scale=smoke", "arm=ce,aldr_kl", "noise=u60", "seed=0,1", "epochs=5"]
 OFTEN = ("callbacks.checkpoint.every_chunks=1", "callbacks.checkpoint.every_seconds=null")
 KILLS_A_STUDY = 4
 SAID = ("torn", "another process", "No space left", "File too large", "Read-only", "Permission denied")
@@ -358,7 +359,9 @@ def main() -> int:
     for name, number in (("kills", 20), ("full", 5), ("cuts", 5), ("twice", 5), ("denied", 2), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--arm", default="ce,aldr_kl", help="arms of the study")
     args = parser.parse_args()
+    STUDY[STUDY.index("arm=ce,aldr_kl")] = f"arm={args.arm}"
     draw, began = random.Random(args.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)

@@ -52,3 +52,12 @@ def cli(
         return Answer(int(stop.value.code or 0), out, err)
 
     return call
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line where the tests that need a browser were left out."""
+    sys.path.insert(0, str(Path(__file__).parent / "report"))
+    from browser import chromium, excuse
+
+    if line := excuse(chromium(), os.environ):
+        terminalreporter.write_line(line)

@@ -263,3 +263,15 @@ def test_distributions_follow_what_was_written():
         kinds.IntDistribution(2, 8, step=3),
         kinds.CategoricalDistribution(["x", "y"]),
     ]
+
+
+def test_a_grid_composes_one_job_of_each_kind_before_it_starts(monkeypatch):
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from hydra_plugins.lossatlas.grid import GridSweeper
+
+    composed = []
+    monkeypatch.setattr(BasicSweeper, "validate_batch_is_legal", lambda self, batch: composed.extend(batch))
+    batch = [[f"arm={arm}", f"seed={seed}"] for arm in ("ce", "gce") for seed in range(20)]
+    GridSweeper(max_batch_size=None).validate_batch_is_legal(batch)
+    assert [words[0] for words in composed] == ["arm=ce", "arm=gce"]

@@ -84,9 +84,10 @@ class History(Callback):
     def _read(self, trainer: pl.Trainer, epochs_done: int) -> None:
         if epochs_done == 0 or (self.rows and self.rows[-1]["epoch"] >= epochs_done):
             return
-        fresh = {
-            n: v for n, v in trainer.logged_metrics.items() if self._validated or not n.startswith("val/")
-        }
+        own = self._validated or not sum(
+            trainer.num_val_batches
+        )  # without a fold, val/ comes from the training
+        fresh = {n: v for n, v in trainer.logged_metrics.items() if own or not n.startswith("val/")}
         metrics = {name: float(value) for name, value in fresh.items()}
         self._validated = False
         if metrics:

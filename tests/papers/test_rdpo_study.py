@@ -64,6 +64,9 @@ def test_arms_start_from_the_same_pairs_and_the_path_starts_at_the_sft_model(cli
     assert first["dpo"][-1][0] == 4  # two epochs of 24 pairs in batches of 16
     for same in ("sft/reward", "sft/loss", "reward_model/accuracy", "pairs/flipped"):
         assert found["dpo"]["metrics"][same] == found["cdpo"]["metrics"][same]
+    assert found["dpo"]["metrics"]["val/reward"] == pytest.approx(
+        first["dpo"][-1][1], abs=1e-4
+    )  # what tuning goes by
     assert len(found["dpo"]["extras"]["samples"]) == 3
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from lossatlas.claims.tests import ALPHA, Result
 from lossatlas.errors import UserError
 
 LEVEL = 1 - 2 * ALPHA  # of the intervals
+Compare = Callable[[Claim, Part, DataFrame], list[Result]]
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
 
 
@@ -62,17 +63,18 @@ class Verdict:
         return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in plain.items()}
 
 
-def judge(card: Card, records: DataFrame) -> list[Verdict]:
+def judge(card: Card, records: DataFrame, compare: Compare | None = None) -> list[Verdict]:
     """One verdict per claim of the card, in its order; never raises for what records lack or contain.
 
     Args:
         card: from `load_card`.
         records: tidy table (`records.tidy` or `records.from_csv`), any experiments, arms and seeds.
+        compare: called instead of `comparisons`, by who wants to keep what it returns.
 
     A claim is reproduced if its Holm-corrected p is below .05, not reproduced if that of the opposite
     one-sided test is, inconclusive otherwise or with fewer than two units, not run where records are missing.
     """
-    outcomes = [_outcome(claim, records) for claim in card.claims]
+    outcomes = [_outcome(claim, records, compare or comparisons) for claim in card.claims]
     tested = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, _Tested)]
     pairs = [(o.p, o.p_opposite) for o in outcomes if isinstance(o, _Tested)]
     corrected = dict(
@@ -126,12 +128,12 @@ class _Tested:
     results: Sequence[Result]
 
 
-def _outcome(claim: Claim, records: DataFrame) -> _Tested | dict[str, Any]:
+def _outcome(claim: Claim, records: DataFrame, compare: Compare) -> _Tested | dict[str, Any]:
     """The claim's test, or the fields of a verdict that needs none."""
     results: list[Result] = []
     try:
         for i, part in enumerate(claim.parts):
-            results += [_placed(i, result) for result in comparisons(claim, part, records)]
+            results += [_placed(i, result) for result in compare(claim, part, records)]
     except (NotRunError, UserError) as error:
         return {"verdict": NOT_RUN, "remark": str(error)}
     except UnfitError as error:

@@ -63,7 +63,7 @@ def load(
         root: folder of caches; null means LOSSATLAS_DATA or ~/.cache/lossatlas.
         mirrors: folders in the hub's layout; empty means LOSSATLAS_MIRRORS.
         mean, std: per channel, of pixels in [0, 1].
-        augment: of training images: none, crop, flip, flip_crop, or {padding: pixels, flip: probability}.
+        augment: of training images: none, crop, flip, flip_crop, two_views, or a mapping, see `make_augment`.
 
     Raises:
         UserError: a wrong setting, or no source gave the declared rows.

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lossatlas.data.archives import LIMIT, Bounded, SourceError, inside, read_file, tar_members, zip_member
 from lossatlas.data.cache import atomic, first_line
@@ -94,10 +95,12 @@ def check_hub_size(
     """
     from huggingface_hub import HfApi
 
-    info = HfApi().repo_info(id, repo_type=kind, revision=revision, files_metadata=True, timeout=PATIENCE)
+    info: Any = HfApi().repo_info(
+        id, repo_type=kind, revision=revision, files_metadata=True, timeout=PATIENCE
+    )
     wanted = [each for each in info.siblings or [] if file is None or each.rfilename == file]
-    sizes = [each.size for each in wanted]
-    if not sizes or None in sizes:
+    sizes = [each.size for each in wanted if each.size is not None]
+    if not sizes or len(sizes) < len(wanted):
         raise SourceError(f"{id}: the hub does not say how large {file or 'it'} is")
     if sum(sizes) > limit:
         raise SourceError(f"{id}: {sum(sizes) >> 20} MiB, at most {limit >> 20} are downloaded")

@@ -16,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lossatlas import records
 from lossatlas.errors import UserError
 from lossatlas.report.gather import Paper, papers
@@ -43,10 +45,14 @@ def build(
     Raises:
         UserError: no card, `out` holds other files or cannot be written, or a package of the report is missing.
     """
-    found = papers(Path(experiments))
+    with np.errstate(over="ignore", invalid="ignore"):  # a record may hold any number
+        return _built(Path(experiments), Path(out), check, cache, say)
+
+
+def _built(experiments: Path, out: Path, check: bool, cache: Path | None, say: Callable[[str], Any]) -> Path:
+    found = papers(experiments)
     if check:
         found = _checked(found, cache)
-    out = Path(out)
     _emptied(out)
     pages = Pages(found, out, say)
     _assets(out / "assets")
@@ -92,7 +98,7 @@ def _assets(folder: Path) -> None:
         raise UserError("the report needs plotly: pip install 'lossatlas[report]'") from None
     records.write_text(content, folder / "plotly.min.js")
     for name in ("atlas.css", "atlas.js", "plots.js"):
-        records.write_text((resources.files(__package__) / "static" / name).read_bytes(), folder / name)
+        records.write_text((resources.files(__name__) / "static" / name).read_bytes(), folder / name)
 
 
 def _pictures(paper: Paper, out: Path, say: Callable[[str], Any]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from lossatlas.claims import Claim, NotRunError, Part, Result, UnfitError, comparisons
 from lossatlas.claims.spec import Better, Bound, Check, Close, MetricStatistic, Order, Ratio, Slope
 from lossatlas.errors import UserError
+from lossatlas.report.gather import Paper
 from lossatlas.report.text import number
 
 SHOWN = 24  # comparisons drawn; all of them stand in the table below
@@ -23,6 +24,7 @@ class Line:
     """One comparison: texts, and where its interval lies in percent."""
 
     label: str
+    note: str
     effect: str
     interval: str
     p: str
@@ -78,9 +80,9 @@ class Effects:
         return f"{self.what}, claimed {self.limit}: {told}"
 
 
-def effects(claim: Claim, records: object) -> list[Effects]:
+def effects(claim: Claim, paper: Paper) -> list[Effects]:
     """One plot per part of a claim."""
-    return [_part(claim, part, records) for part in claim.parts]
+    return [_part(claim, part, paper) for part in claim.parts]
 
 
 def accepted(check: Check) -> tuple[float, float]:
@@ -121,10 +123,10 @@ def quantity(part: Part) -> str:
     return f"difference of {name}" if difference else name
 
 
-def _part(claim: Claim, part: Part, records: object) -> Effects:
+def _part(claim: Claim, part: Part, paper: Paper) -> Effects:
     what = quantity(part)
     try:
-        results = comparisons(claim, part, records)  # type: ignore[arg-type]  (a DataFrame)
+        results = paper.results.get(id(part)) or comparisons(claim, part, paper.table)
     except (NotRunError, UnfitError, UserError) as error:
         return Effects(what, trouble=str(error))
     if not results:
@@ -144,11 +146,11 @@ def _line(result: Result, scale: _Scale, k: int, accepted: tuple[float, float]) 
         scale.at(v) if math.isfinite(v) else None for v in (result.effect, result.low, result.high)
     )
     real = math.isfinite(result.low) and math.isfinite(result.high) and result.low < result.high
-    notes = "; ".join(part for part in (result.label, result.note) if part)
     return Line(
-        notes, number(result.effect), f"[{number(result.low)}, {number(result.high)}]" if real else "",
+        result.label, result.note, number(result.effect),
+        f"[{number(result.low)}, {number(result.high)}]" if real else "",
         "–" if result.p is None else f"{result.p:.2g}", result.n, at, low, high, TOP + ROW * k,
-        accepted[0] < result.effect < accepted[1],
+        accepted[0] < result.effect < accepted[1] or ("always" in result.limit and result.p == 0),
     )  # fmt: skip
 
 
@@ -176,6 +178,14 @@ class _Scale:
         if self.log:
             value = math.log(value) if value > 0 else self.low
         return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
+
+    def named_ticks(self) -> list[tuple[float, str]]:
+        """Percent and text, with as many digits as tell neighbours apart."""
+        ticks = self.ticks()
+        digits = 3
+        while digits < 12 and len({f"{v:.{digits}g}" for v in ticks}) < len(ticks):
+            digits += 1
+        return [(self.at(v), f"{v:.{digits}g}") for v in ticks]
 
     def ticks(self) -> list[float]:
         """About four round numbers."""

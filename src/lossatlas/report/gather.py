@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossatlas import records as rec
-from lossatlas.claims import Card, Verdict, judge, load_card
+from lossatlas.claims import Card, Claim, Part, Result, Verdict, comparisons, judge, load_card
 from lossatlas.errors import UserError
 from lossatlas.report.stale import CURRENT, STALE, UNKNOWN
 from lossatlas.study import Facts, arm_styles, facts_of
@@ -33,6 +33,7 @@ class Paper:
         facts: of the runs: counts, seconds, devices, commits, versions.
         styles: colour and marker of each arm.
         folder: of the evidence.
+        results: of each part of a claim (by its id) that could be tested.
         trouble: what could not be read, one line each.
         states: per row of the table whether its config is still that of the code (see stale.py).
     """
@@ -44,6 +45,7 @@ class Paper:
     facts: Facts
     styles: dict[str, dict[str, str]]
     folder: Path
+    results: dict[int, list[Result]]
     trouble: list[str] = field(default_factory=list)
     states: Series | None = None
 
@@ -111,9 +113,15 @@ def read(folder: Path) -> Paper:
             table = rec.from_csv(folder / "records.csv")
     except UserError as error:
         trouble.append(str(error))
-    verdicts = judge(card, table) if card else []
+    results: dict[int, list[Result]] = {}
+
+    def keeping(claim: Claim, part: Part, records: DataFrame) -> list[Result]:
+        results[id(part)] = comparisons(claim, part, records)
+        return results[id(part)]
+
+    verdicts = judge(card, table, keeping) if card else []
     facts = facts_of(table, _versions(folder))
-    return Paper(folder.name, card, table, verdicts, facts, arm_styles(table), folder, trouble)
+    return Paper(folder.name, card, table, verdicts, facts, arm_styles(table), folder, results, trouble)
 
 
 def _versions(folder: Path) -> dict[str, str]:

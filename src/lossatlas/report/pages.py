@@ -73,7 +73,7 @@ class Pages:
         shown = {table.experiment: plots.by_condition(table, paper.styles) for table in found}
         bands = curves.from_csv(paper.folder / "curves.csv")
         judged = zip(card.claims, paper.verdicts, strict=True) if card else ()
-        claims = [(claim, verdict, effects(claim, paper.table)) for claim, verdict in judged]
+        claims = [(claim, verdict, effects(claim, paper)) for claim, verdict in judged]
         return self.env.get_template("paper.html").render(
             paper=paper, card=card, claims=claims, tables=found, plots=shown, how=Markup(_emphasised(HOW)),
             curves=plots.curves(bands, paper.styles), equations=self._equations(paper), details=self._details(paper),

@@ -26,6 +26,8 @@ SYMBOLS = {
     "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon",
 }  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot")
+MANY = 12  # conditions that one picture holds
+PLOTS = 60  # pictures of an experiment
 Styles = Mapping[str, Mapping[str, str]]
 
 
@@ -49,30 +51,61 @@ class Plot:
 
 
 def by_condition(table: ArmTable, styles: Styles) -> list[Plot]:
-    """One plot per metric of an experiment."""
+    """One plot per metric of an experiment; where conditions are many, one per metric and all keys but one."""
     made = []
     for metric, found in table.found.items():
-        if found.empty:
-            continue
-        conditions = list(dict.fromkeys(found["condition"]))
-        arms = list(dict.fromkeys(found["arm"]))
-        x, axis = _axis(table, found, conditions)
-        data = []
-        for k, arm in enumerate(sorted(arms)):
-            rows = found[found["arm"] == arm]
-            places = list(
-                zip((x[c] for c in rows["condition"]), rows["mean"], rows["half"], rows["n"], strict=True)
-            )
-            if axis.get("type") != "category":
-                places.sort()
-            data.append(_points(arm, places, styles.get(arm, {}), k, lines=axis.get("type") != "category"))
-        words = f"{table.experiment}: {metric} of {len(arms)} arms at {len(conditions)} conditions, 95 % intervals"
-        layout = {"xaxis": axis, "yaxis": {"title": {"text": _text(metric)}}, "scattermode": "group"}
-        positive = found["mean"][found["mean"] > 0]
-        if len(positive) == len(found) and len(found) and positive.max() > 100 * positive.min():
-            layout["yaxis"] |= {"type": "log", "dtick": 1}
-        made.append(Plot(metric, short(words), data, layout))
-    return made
+        for name, rows in _pieces(table, found):
+            made.append(_plot(table, metric, f"{metric} at {name}" if name else metric, rows, styles))
+    return made[:PLOTS]
+
+
+def _pieces(table: ArmTable, found: DataFrame) -> list[tuple[str, DataFrame]]:
+    """The rows of one picture: all, or those that agree in every key but the one with the most numbers."""
+    columns = {key: f"key {key}" for key in table.keys if found[f"key {key}"].nunique() > 1}
+    if found.empty or found["condition"].nunique() <= MANY or len(columns) < 2:
+        return [("", found)] if len(found) else []
+    numeric = [key for key in columns if all(map(_is_number, found[columns[key]]))] or list(columns)
+    axis = max(numeric, key=lambda key: found[columns[key]].nunique())
+    others = {key: column for key, column in columns.items() if key != axis}
+    pieces = []
+    for values, rows in found.groupby(list(others.values()), sort=False):
+        name = " ".join(f"{key}={value}" for key, value in zip(others, values, strict=True) if value)
+        pieces.append((name, rows.assign(condition=rows[columns[axis]])))
+    several = [piece for piece in pieces if piece[1]["condition"].nunique() > 1]
+    return several or pieces
+
+
+def _plot(table: ArmTable, metric: str, name: str, found: DataFrame, styles: Styles) -> Plot:
+    conditions, arms = sorted(found["condition"].unique()), sorted(found["arm"].unique())
+    x, axis = _axis(table, found, conditions)
+    data = []
+    for arm in arms:
+        rows = found[found["arm"] == arm]
+        at = [_text(arm)] * len(rows) if len(conditions) == 1 else [x[c] for c in rows["condition"]]
+        places = list(zip(at, rows["mean"], rows["half"], rows["n"], strict=True))
+        if axis["type"] != "category":
+            places.sort()
+        data.append(_points(arm, places, styles, lines=axis["type"] != "category"))
+    words = (
+        f"{table.experiment}: {name} of {len(arms)} arms, {len(conditions)} conditions, with 95 % intervals"
+    )
+    layout = {"xaxis": axis, "yaxis": {"title": {"text": _text(metric)}, **_range(found)}}
+    if axis["type"] == "category" and len(conditions) > 1:
+        layout["scattermode"] = "group"
+    return Plot(short(name, 80), short(words), data, layout)
+
+
+def _range(found: DataFrame) -> dict[str, Any]:
+    """The y axis from the intervals; Plotly's own would begin at 0. Logarithmic over two decades and more."""
+    half = found["half"].fillna(0.0)
+    low, high = (found["mean"] - half).min(), (found["mean"] + half).max()
+    positive = found["mean"].min() > 0 and found["mean"].max() > 100 * found["mean"].min()
+    if positive:
+        return {"type": "log", "dtick": 1}
+    if not (math.isfinite(low) and math.isfinite(high)) or max(abs(low), abs(high)) > 1e300:
+        return {"type": "linear"}
+    room = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
+    return {"type": "linear", "range": [float(low - room), float(high + room)]}
 
 
 def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
@@ -82,8 +115,8 @@ def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
         ["experiment", "metric", "condition"], sort=False
     ):
         data = []
-        for k, (arm, rows) in enumerate(found.groupby("arm")):
-            data += _band(str(arm), rows, styles.get(str(arm), {}), k)
+        for arm, rows in found.groupby("arm"):
+            data += _band(str(arm), rows, styles)
         axis = str(found["axis"].iloc[0])
         name = str(metric) if condition == "all" else f"{metric} at {condition}"
         words = f"{name} of {experiment} by {axis}: mean over runs with a band of 95 %"
@@ -95,25 +128,38 @@ def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
 def _axis(
     table: ArmTable, found: DataFrame, conditions: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where each condition stands: on a number line if the only key that varies is a number, else side by side."""
+    """Where each condition stands: on a number line if what varies is numbers, else side by side.
+
+    With one condition only the arms stand side by side, at their own names.
+    """
+    if len(conditions) == 1:
+        names = sorted(map(_text, found["arm"].unique()))
+        return {}, {
+            "title": {"text": "arm"},
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": names,
+        }
     keys = [key for key in table.keys if found[f"key {key}"].nunique() > 1]
     title = {"text": _text(", ".join(keys))}
     numbers = {condition: number_in(condition) for condition in conditions}
-    plain = all(_is_number(condition) for condition in conditions)
-    if len(keys) == 1 and len(conditions) > 2 and plain:
-        values = sorted(numbers.values())
-        log = values[0] > 0 and values[-1] >= 20 * values[0]
-        return numbers, {"title": title, **({"type": "log"} if log else {"type": "linear"})}
+    if len(conditions) > 2 and all(map(_is_number, conditions)):
+        values = sorted({float(condition) for condition in conditions})
+        axis = {"title": title, "type": "log" if values[0] > 0 and values[-1] >= 20 * values[0] else "linear"}
+        if len(values) <= MANY:
+            axis |= {"tickmode": "array", "tickvals": values, "ticktext": [f"{value:g}" for value in values]}
+        return {condition: float(condition) for condition in conditions}, axis
     order = sorted(
         conditions, key=lambda c: (math.isnan(numbers[c]), 0 if math.isnan(numbers[c]) else numbers[c], c)
     )
-    return {c: _text(c) for c in conditions}, {
-        "title": title, "type": "category", "categoryorder": "array", "categoryarray": [_text(c) for c in order],
-    }  # fmt: skip
+    names = [_text(condition) for condition in order]
+    axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}
+    return {c: _text(c) for c in conditions}, axis
 
 
-def _points(arm: str, places: list[tuple], style: Mapping[str, str], k: int, lines: bool) -> dict[str, Any]:
+def _points(arm: str, places: list[tuple], styles: Styles, lines: bool) -> dict[str, Any]:
     x, y, half, n = zip(*places, strict=True)
+    style, k = styles.get(arm, {}), list(styles).index(arm) if arm in styles else 0
     return {
         "type": "scatter", "mode": "lines+markers" if lines else "markers", "name": _text(arm), "x": list(x),
         "y": [_finite(v) for v in y], "text": [f"n = {count}" for count in n],
@@ -124,7 +170,8 @@ def _points(arm: str, places: list[tuple], style: Mapping[str, str], k: int, lin
     }  # fmt: skip
 
 
-def _band(arm: str, rows: DataFrame, style: Mapping[str, str], k: int) -> list[dict[str, Any]]:
+def _band(arm: str, rows: DataFrame, styles: Styles) -> list[dict[str, Any]]:
+    style, k = styles.get(arm, {}), list(styles).index(arm) if arm in styles else 0
     colour = style.get("color", "#767676")
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     x = [_finite(v) for v in rows["step"]]

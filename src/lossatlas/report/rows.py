@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lossatlas import records as rec
 from lossatlas.claims import number_in, verdict_seeds
@@ -59,18 +62,31 @@ class ArmTable:
     found: dict[str, DataFrame]  # by metric, as `summary` gives it
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What a row of the report needs of the records, as arrays, since a paper has hundreds of groups of them."""
+
+    runs: list[stale.Run]
+    place: np.ndarray  # of each record's run
+    status: np.ndarray
+    states: np.ndarray | None
+
+    @classmethod
+    def of(cls, paper: Paper, counted: DataFrame) -> _Rows:
+        runs, place = stale.runs_of(counted)
+        states = None if paper.states is None else paper.states.loc[counted.index].to_numpy(object)
+        return cls(runs, place, counted["status"].to_numpy(object), states)
+
+
 def tables(paper: Paper) -> list[ArmTable]:
-    """One table per experiment, in the order of the records."""
-    if paper.table.empty:
-        return []
-    runs = stale.runs_of(paper.table)
+    """One table per experiment, in the order of the records; seeds for tuning are left out."""
     counted = verdict_seeds(paper.table)
-    return [_table(paper, str(name), counted, runs) for name in counted["experiment"].unique()]
+    return [_table(paper, str(name), counted) for name in counted["experiment"].unique()]
 
 
-def _table(paper: Paper, experiment: str, counted: DataFrame, runs: dict) -> ArmTable:
+def _table(paper: Paper, experiment: str, counted: DataFrame) -> ArmTable:
     rows = counted[counted["experiment"] == experiment]
-    keys = [key for key in rec.condition_columns(rows) if rows[key].nunique() > 1 or (rows[key] != "").any()]
+    keys = [key for key in rec.condition_columns(rows) if (rows[key] != "").any()]
     metrics = metrics_of(paper.table, paper.card, experiment)
     found = {metric: summary(paper.table, experiment, metric, keys) for metric in metrics}
     cells: dict[tuple, dict[str, Number]] = {}
@@ -81,36 +97,33 @@ def _table(paper: Paper, experiment: str, counted: DataFrame, runs: dict) -> Arm
             mean = float(fields["mean"])
             number = Number(cell(row), mean if math.isfinite(mean) else None, int(fields["n"]))
             cells.setdefault(name, {})[metric] = number
-    made = []
-    for name, part in rows.groupby(["arm", *keys], sort=False):
+    made, arrays = [], _Rows.of(paper, rows)
+    for name, positions in rows.groupby(["arm", *keys], sort=False).indices.items():
         name = name if isinstance(name, tuple) else (name,)
-        lost = part[part["status"] != "done"]
-        if name not in cells and lost.empty:
-            continue  # a run's own row, whose numbers are those of its repetitions
-        made.append(_row(name, part, lost, cells.get(name, {}), runs, paper))
+        if (
+            name in cells or (arrays.status[positions] != "done").any()
+        ):  # else a run with its numbers in its units
+            made.append(_row(name, positions, cells.get(name, {}), arrays))
     made.sort(key=lambda row: (row.arm, [(_order(v), v) for v in row.values]))
     return ArmTable(experiment, keys, metrics, made, found)
 
 
-def _row(name: tuple, part: DataFrame, lost: DataFrame, cells: dict, runs: dict, paper: Paper) -> Row:
-    states = {}
-    if paper.states is not None:
-        states = paper.states.loc[part.index].groupby(part["config_hash"]).first().value_counts().to_dict()
-    own = [
-        runs[key]
-        for key in dict.fromkeys(zip(part["experiment"], part["scale"], part["config_hash"], strict=True))
-    ]
-    seeds: dict[tuple, set[int]] = {}
-    for run in own:
-        seeds.setdefault((run.experiment, run.arm, run.condition, run.scale), set()).add(run.seed)
+def _row(name: tuple, positions: np.ndarray, cells: dict[str, Number], rows: _Rows) -> Row:
+    own = np.unique(rows.place[positions])
+    states: Counter[str] = Counter()
+    if rows.states is not None:
+        states.update(dict(zip(rows.place[positions], rows.states[positions], strict=True)).values())
+    seeds: dict[tuple, list[int]] = {}
+    for run in (rows.runs[k] for k in own):
+        seeds.setdefault((run.experiment, run.arm, run.condition, run.scale), []).append(run.seed)
     commands = [
         line
         for (e, arm, cond, scale), found in seeds.items()
         for line in stale.commands(e, arm, cond, found, scale)
     ]
-    failed = [(str(status), int(count)) for status, count in lost["status"].value_counts().items()]
+    lost = Counter(status for status in rows.status[positions] if status != "done")
     arm, *values = map(str, name)
-    return Row(arm, values, cells, failed, states.get(stale.STALE, 0), states.get(stale.UNKNOWN, 0), commands)
+    return Row(arm, values, cells, list(lost.items()), states[stale.STALE], states[stale.UNKNOWN], commands)
 
 
 def _order(text: str) -> float:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lossatlas import jobs, records
 from lossatlas.paths import conf_dir
 
@@ -46,24 +48,35 @@ class Run:
         return json.dumps([self.experiment, self.scale, self.arm, self.seed, self.condition, self.digest])
 
 
-def runs_of(table: DataFrame) -> dict[tuple[str, str, str], Run]:
-    """The runs of a tidy table by (experiment, scale, config_hash).
+def runs_of(table: DataFrame) -> tuple[list[Run], np.ndarray]:
+    """The runs of a tidy table, and for each row the place of its run in that list.
 
     A condition of the run has one value in all rows of it; others belong to repetitions within the run.
     """
-    keys = records.condition_columns(table)
-    found = {}
-    for name, rows in table.groupby(["experiment", "scale", "config_hash"], sort=False):
-        own = rows[rows["unit"].isna()]
-        first = (own if len(own) else rows).iloc[0]
-        condition = [
-            (key, first[key]) for key in keys if first[key] != "" and (rows[key] == first[key]).all()
-        ]
-        found[name] = Run(
-            *(str(first[key]) for key in ("experiment", "scale", "arm")), int(first["seed"]), tuple(condition),
-            str(first["config_hash"]),
-        )  # fmt: skip
-    return found
+    own = table.assign(_row=np.arange(len(table)), _inner=table["unit"].notna()).sort_values(
+        "_inner", kind="stable"
+    )
+    names = own.groupby(["experiment", "scale", "config_hash"], sort=False, dropna=False)
+    place = np.empty(len(table), int)
+    place[own["_row"]] = names.ngroup()
+    first = own.drop_duplicates(["experiment", "scale", "config_hash"])
+    heads = first["_row"].to_numpy()
+    conditions: list[list[tuple[str, str]]] = [[] for _ in heads]
+    for key in records.condition_columns(table):
+        values = table[key].to_numpy(object)
+        mixed = np.zeros(len(heads), bool)
+        mixed[place[values != values[heads[place]]]] = True
+        for k in np.flatnonzero(~mixed):
+            if values[heads[k]] != "":
+                conditions[k].append((key, values[heads[k]]))
+    columns = [first[key] for key in ("experiment", "scale", "arm", "seed", "config_hash")]
+    runs = [
+        Run(experiment, scale, arm, int(seed), tuple(condition), digest)
+        for (experiment, scale, arm, seed, digest), condition in zip(
+            zip(*columns, strict=True), conditions, strict=True
+        )
+    ]
+    return runs, place
 
 
 def commands(
@@ -105,7 +118,7 @@ def states(table: DataFrame, cache: Path | None = None) -> Series:
     Args:
         cache: file with answers of earlier calls; made or extended.
     """
-    runs = runs_of(table)
+    runs, place = runs_of(table)
     digest, kept = _digest(), {}
     if cache is not None and cache.exists():
         try:
@@ -113,14 +126,15 @@ def states(table: DataFrame, cache: Path | None = None) -> Series:
             kept = found["states"] if found["digest"] == digest else {}
         except (OSError, ValueError, KeyError, TypeError):
             kept = {}
-    missing = [run for run in runs.values() if run.key not in kept]
+    missing = [run for run in runs if run.key not in kept]
     if missing:
         kept.update(_checked(missing))
         if cache is not None:
             records.write_text(json.dumps({"digest": digest, "states": kept}), cache)
-    answers = {name: kept[run.key] for name, run in runs.items()}
-    names = zip(table["experiment"], table["scale"], table["config_hash"], strict=True)
-    return Series([answers[name] for name in names], index=table.index, dtype=object)
+    answers = np.array([kept[run.key] for run in runs], object)
+    import pandas as pd
+
+    return pd.Series(answers[place], index=table.index, dtype=object)
 
 
 def _digest() -> str:

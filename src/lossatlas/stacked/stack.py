@@ -1,12 +1,13 @@
 """R replicas of one method as one LightningModule.
 
 Every replica is a LitModule of its own, built as for a run alone; its parameters and buffers are views into
-tensors with a leading axis R. Training is one vmap over the replicas per mini-batch; everything that happens
-once an epoch (curves, evaluation, a paper's own hooks) is done by the replicas themselves, one after another.
+tensors with a leading axis R. Training is one vmap over the replicas per mini-batch, written down once and replayed
+(traced.py); everything that happens once an epoch (curves, evaluation, a paper's own hooks) is done by the replicas
+themselves, one after another.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lossatlas.data import Batch
 from lossatlas.lit import LitModule
 from lossatlas.loader import Blocks, ChunkLoader
 from lossatlas.stacked.optim import LINEAR_IN_LR, clip_each, step_each
+from lossatlas.stacked.traced import Traced, settings_of
 
 
 class _MeanLoss(nn.Module):
@@ -92,6 +94,7 @@ class Stack(LightningModule):
         self.errors: list[str | None] = [None for _ in replicas]
         self._logged: list[dict[str, float]] = [{} for _ in replicas]
         self._tested: list[dict[str, float]] = [{} for _ in replicas]
+        self._traced = Traced(self._differentiate)
         self._losses = [_MeanLoss(replicas[0])]  # in a list, so that the replica is not registered twice
         for r, lit in enumerate(replicas):
             # what a replica logs is its own, and its schedule is the stack's
@@ -149,36 +152,57 @@ class Stack(LightningModule):
         return list(self.replicas)  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------- training
-    def mean_losses(self, x: Tensor, y: Tensor, index: Tensor) -> Float[Tensor, " R"]:
-        """Each replica's mean loss on its own mini-batch.
+    def differentiate(
+        self, x: Tensor, y: Tensor, index: Tensor, settings: Hashable = None
+    ) -> tuple[Float[Tensor, " R"], list[Tensor | None]]:
+        """Each replica's mean loss on its own mini-batch, and the gradients of the stacked parameters.
+
+        Args:
+            settings: `self.settings()`, which a caller with many mini-batches looks up once.
 
         Shapes:
-            x (R, b, *shape), y (R, b), index (R, b) -> (R,).
+            x (R, b, *shape), y (R, b), index (R, b) -> (R,), and one gradient (R, ...) per entry of `params`,
+            None for those that are frozen or had no part.
         """
-        template, loss = self._losses[0], self._losses[0].lit.loss
-        names = list(self.scalars)
-        before = {name: getattr(loss, name) for name in names}
+        own = [*self.params.values(), *self.buffers_.values(), *self.scalars.values()]
+        losses, *grads = self._traced(settings or self.settings(), [*own, x, y, index])
+        assert losses is not None
+        return losses, grads
 
-        def one(params: Any, buffers: Any, values: tuple, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-            for name, value in zip(names, values, strict=True):
+    def settings(self) -> Hashable:
+        """What the record of a step depends on beside tensors; hooks of a method may change it between chunks."""
+        return settings_of(self._losses[0])
+
+    def _differentiate(self, *tensors: Tensor) -> list[Tensor | None]:
+        template, loss = self._losses[0], self._losses[0].lit.loss
+        *own, x, y, index = tensors
+        given = iter(own)
+        params = {n: next(given).detach().requires_grad_(p.requires_grad) for n, p in self.params.items()}
+        buffers, scalars = ({n: next(given) for n in names} for names in (self.buffers_, self.scalars))
+        before = {name: getattr(loss, name) for name in scalars}
+
+        def one(params: Any, buffers: Any, scalars: Any, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+            for name, value in scalars.items():
                 setattr(loss, name, value)
             return functional_call(template, (params, buffers), (x, y, index))
 
-        values = tuple(self.scalars[name] for name in names)
         try:
             run = torch.vmap(one, randomness="different")
             # vmap has no rule for the fused attention: it would run it for one replica after another
-            with sdpa_kernel(SDPBackend.MATH):
-                return run(self.params, self.buffers_, values, x, y, index)
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                losses = run(params, buffers, scalars, x, y, index)
         finally:
             for name, value in before.items():
                 setattr(loss, name, value)
+        trained = [p for p in params.values() if p.requires_grad]
+        grads = iter(torch.autograd.grad(losses.sum(), trained, allow_unused=True))
+        return [losses.detach(), *(next(grads) if p.requires_grad else None for p in params.values())]
 
-    def descend(self, losses: Float[Tensor, " R"]) -> None:
-        """zero_grad, backward, clip, step: the replicas do not see each other's losses or gradients."""
+    def descend(self, grads: Sequence[Tensor | None]) -> None:
+        """Clip and step: the replicas do not see each other's gradients."""
         first, params = self._lits[0], list(self.params.values())
-        self._optimizer.zero_grad()
-        losses.sum().backward()
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = grad
         if first.gradient_clip is not None:
             clip_each(params, first.gradient_clip)
         step_each(self._optimizer, params, self.rates)
@@ -194,13 +218,13 @@ class Stack(LightningModule):
 
     def training_step(self, index: Tensor, _: int) -> None:
         """One chunk of every replica: one vectorised step per mini-batch."""
-        total, count = 0.0, 0
+        total, count, settings = 0.0, 0, self.settings()
         for batches in zip(
             *(lit.mini_batches(at) for lit, at in zip(self._lits, index, strict=True)), strict=True
         ):
-            losses = self.mean_losses(*map(torch.stack, zip(*batches, strict=True)))
-            self.descend(losses)
-            total, count = total + losses.detach().double(), count + 1
+            losses, grads = self.differentiate(*map(torch.stack, zip(*batches, strict=True)), settings)
+            self.descend(grads)
+            total, count = total + losses.double(), count + 1
         assert isinstance(total, Tensor)
         sums = self.buffers_["lit.loss_sum"]
         sums[:, 0] += total
@@ -318,7 +342,7 @@ def faster_together(stack: Stack, steps: int = 8) -> tuple[bool, str]:
     alone = copy.deepcopy(stack._lits[0])
 
     def together(batch: Batch) -> None:
-        trial.mean_losses(*(part.expand(R, *part.shape) for part in batch)).sum().backward()
+        trial.differentiate(*(part.expand(R, *part.shape) for part in batch))
 
     def single(batch: Batch) -> None:
         alone.losses(batch).mean().backward()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from lossatlas import records as rec
@@ -52,7 +53,7 @@ def bands(table: DataFrame, outputs: str | Path, card: Card | None = None) -> Da
         for (arm, condition), runs in groups.items():
             for metric in metrics:
                 rows += _band([experiment, arm, condition, metric], [r for r in runs if metric in r])
-    return DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def to_csv(table: DataFrame, path: str | Path) -> None:
@@ -62,14 +63,12 @@ def to_csv(table: DataFrame, path: str | Path) -> None:
 
 def from_csv(path: str | Path) -> DataFrame:
     """Read bands; an empty table where there are none or the file is something else."""
-    import pandas as pd
-
     try:
         found = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[:5], str), keep_default_na=False, na_values={
             column: ["", "nan", "inf", "-inf"] for column in COLUMNS[5:]})  # fmt: skip
         return found[list(COLUMNS)].astype(dict.fromkeys(COLUMNS[5:9], float))
     except (OSError, ValueError, KeyError):
-        return DataFrame([], columns=list(COLUMNS))
+        return pd.DataFrame([], columns=list(COLUMNS))
 
 
 def _read(folder: Path, digest: str) -> dict[str, np.ndarray]:

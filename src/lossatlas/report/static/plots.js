@@ -5,7 +5,7 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function layoutOf(plot, width) {
-  const line = { gridcolor: token("--line"), linecolor: token("--soft"), zerolinecolor: token("--line"), automargin: true };
+  const line = { gridcolor: token("--line"), linecolor: token("--soft"), zerolinecolor: token("--line"), automargin: true, exponentformat: "power" };
   const given = plot.layout;
   return {
     ...given,
