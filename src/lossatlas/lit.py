@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanSquaredError, Metric, MetricCollection
+from torchmetrics import MeanSquaredError, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lossatlas.data import Batch, Data, Split
@@ -352,7 +352,7 @@ class LitModule(LightningModule):
             self.data = self.data.to(self.device)
 
 
-def _metrics(classes: int, topk: int) -> tuple[dict[str, Metric], dict[str, Metric]]:
+def _metrics(classes: int, topk: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metrics of the test split and of the validation fold: accuracies of labels, the squared error of numbers."""
     if classes == 0:
         return {"mse": MeanSquaredError()}, {"mse": MeanSquaredError()}

@@ -1,0 +1,93 @@
+"""The figure of the hl_gauss study: error under each noise, after the last and at the best epoch; fit by phase."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    DataFrame = Any  # pandas' own hints call every column a Series or a DataFrame
+
+STYLES = {
+    "mse": ("#D55E00", "s"),
+    "huber": ("#E69F00", "v"),
+    "mse_categorical": ("#CC79A7", "D"),
+    "two_hot": ("#009E73", "^"),
+    "hl_gauss": ("#0072B2", "o"),
+}
+NOISES = {
+    "u000": "none", "u050": "uniform\n.5", "u100": "uniform\n1", "u200": "uniform\n2", "t025": "Student\n.25",
+    "t050": "Student\n.5",
+}  # fmt: skip
+
+
+def figure(records: "DataFrame") -> "Figure":
+    """Three panels; one whose experiment has not been run stays empty.
+
+    Args:
+        records: tidy rows of the experiments.
+    """
+    import matplotlib.pyplot as plt
+
+    done = records[records["status"] == "done"]
+    with plt.rc_context({"font.size": 10, "legend.fontsize": 10, "axes.grid": True, "grid.alpha": 0.3}):
+        fig, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
+        noisy = done[done["experiment"] == "hl_gauss_noise"]
+        _by_noise(axes[0], noisy, "test/mse", "after the last epoch")
+        _by_noise(axes[1], noisy, "test/mse_best", "at the best epoch of a noisy validation fold")
+        axes[1].sharey(axes[0])
+        _by_phase(axes[2], done[done["experiment"] == "hl_gauss_plasticity"])
+        drawn = {
+            label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        if drawn:
+            fig.legend(
+                list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn), frameon=False
+            )
+    return fig
+
+
+def _by_noise(ax: Any, rows: "DataFrame", metric: str, title: str) -> None:
+    """Geometric mean and 95 % interval of the clean test error, arms side by side within a noise."""
+    ax.set(yscale="log", ylabel="clean test MSE", title=f"noisy targets: {title}", xlabel="noise, size L")
+    rows = rows[rows[metric].notna()] if metric in rows else rows.iloc[:0]
+    names = [name for name in NOISES if name in set(rows.get("target_noise", []))]
+    arms = [arm for arm in STYLES if arm in set(rows["arm"])]
+    for k, arm in enumerate(arms):
+        mine = rows[rows["arm"] == arm]
+        groups = [np.log(mine.loc[mine["target_noise"] == name, metric].to_numpy(float)) for name in names]
+        x = np.arange(len(names)) + 0.7 * ((k + 0.5) / len(arms) - 0.5)
+        _points(ax, x, groups, arm, ls="")
+    ax.set_xticks(range(len(names)), [NOISES[name] for name in names])
+
+
+def _by_phase(ax: Any, rows: "DataFrame") -> None:
+    """Geometric mean and 95 % interval of the error of the fit at the end of each phase."""
+    ax.set(
+        yscale="log",
+        ylabel="MSE of the fit at the phase's end",
+        title="moving targets",
+        xlabel="phase: offset b",
+    )
+    told: list[float] = []
+    for arm in STYLES:
+        runs = [
+            json.loads(text) for text in rows.loc[(rows["arm"] == arm) & (rows["extras"] != ""), "extras"]
+        ]
+        if runs:
+            told = runs[0]["offsets"]
+            _points(ax, np.arange(len(told)), list(np.log([run["fit"] for run in runs]).T), arm, lw=1.2)
+    ax.set_xticks(range(len(told)), [f"{b:g}" for b in told])
+
+
+def _points(ax: Any, x: Any, groups: "list[Any]", arm: str, **style: Any) -> None:
+    """exp of the mean of logarithms, with the interval of that mean."""
+    from scipy.stats import sem, t
+
+    mean = np.array([g.mean() for g in groups])
+    half = np.array([t.ppf(0.975, len(g) - 1) * sem(g) if len(g) > 1 else 0.0 for g in groups])
+    bars = [np.exp(mean) - np.exp(mean - half), np.exp(mean + half) - np.exp(mean)]
+    colour, marker = STYLES[arm]
+    ax.errorbar(x, np.exp(mean), bars, color=colour, marker=marker, ms=5, capsize=3, label=arm, **style)
