@@ -97,7 +97,8 @@ def test_index_filters_and_sorts(atlas, visit, shots):
     assert shown == len(names(page)) > 0
     page.select_option("#verdict", "")
     page.select_option("#family", "bandits")
-    assert names(page) == ["Contextual Bandits with Online Neural Regression"]
+    assert "Contextual Bandits with Online Neural Regression" in names(page)
+    assert len(names(page)) < len(SLUGS)
     page.select_option("#family", "")
     header = page.locator("th", has_text="runs")
     header.locator("button").focus()
