@@ -222,7 +222,8 @@ class Stack(LightningModule):
         for batches in zip(
             *(lit.mini_batches(at) for lit, at in zip(self._lits, index, strict=True)), strict=True
         ):
-            losses, grads = self.differentiate(*map(torch.stack, zip(*batches, strict=True)), settings)
+            x, y, at = map(torch.stack, zip(*batches, strict=True))
+            losses, grads = self.differentiate(x, y, at, settings)
             self.descend(grads)
             total, count = total + losses.double(), count + 1
         assert isinstance(total, Tensor)
