@@ -14,7 +14,7 @@ from pathlib import Path
 import benching
 
 IMPORTS = "import torch, pytorch_lightning"
-# the hook is installed when the runner first imports lossatlas.lit, so that no import is moved forward
+# on the runner, whose import brings no torch, so that no import is moved forward
 STEP_HOOK = """
 import os
 from lossatlas import runner
@@ -22,8 +22,8 @@ build = runner.build
 def hooked(cfg, job, quiet):
     module, trainer, checkpoints = build(cfg, job, quiet)
     step = module.training_step
-    def first(index, i):
-        step(index, i)
+    def first(index, batch_idx):
+        step(index, batch_idx)
         os._exit(0)
     module.training_step = first
     return module, trainer, checkpoints

@@ -141,7 +141,8 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
         out = Path(cfg.output_root) / kept[0].experiment / cfg.scale / "_study"
         report.end(kept, card if card.exists() else None, out, grid=str(cfg.grid))
         if cfg.publish:
-            report.publish(kept, card, experiments_dir() / str(cfg.paper), grid=str(cfg.grid))
+            evidence = experiments_dir() / str(cfg.paper)
+            report.publish(kept, card, evidence, grid=str(cfg.grid), outputs=cfg.output_root)
     total = json.loads((sweep / "total").read_text())
     total = total if isinstance(total, int) else len(entries)  # a search asks as it goes
     bad = [f"{e.get('name', '?')} ({e['status']})" for e in entries if e["status"] not in ("done", "skipped")]

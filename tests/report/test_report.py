@@ -290,6 +290,13 @@ def test_curves_become_bands(tmp_path):
     half = 4.302652729911275 * 1.0 / math.sqrt(3)  # t quantile at 2 degrees of freedom, written apart
     assert first["high"] - first["mean"] == pytest.approx(half)
     curves.to_csv(bands, tmp_path / "curves.csv")
+    curves.update(tmp_path / "curves.csv", bands.assign(experiment="f"))
+    curves.update(tmp_path / "curves.csv", bands.assign(experiment="f"))
+    assert curves.from_csv(tmp_path / "curves.csv")["experiment"].value_counts().to_dict() == {
+        "e": len(bands),
+        "f": len(bands),
+    }
+    curves.to_csv(bands, tmp_path / "curves.csv")
     again = curves.from_csv(tmp_path / "curves.csv")
     assert np.allclose(again["mean"], bands["mean"], rtol=1e-4)
     (name,) = plots.curves(again, {"a": {"color": "#0072B2", "marker": "o"}})

@@ -15,6 +15,7 @@ from lossatlas import records as rec
 from lossatlas.claims import Card, Verdict, judge, load_card, verdict_seeds
 from lossatlas.errors import UserError
 from lossatlas.paths import page_line
+from lossatlas.study import curves
 from lossatlas.study.figure import arm_styles, draw, palette
 from lossatlas.study.readme import Facts, facts_of, readme
 from lossatlas.study.table import Cells, cell, cells, metrics_of, print_table, print_verdicts, summary
@@ -115,14 +116,16 @@ def end(
 
 
 def publish(
-    records: Sequence[rec.Record], card: str | Path, folder: str | Path, *, grid: str = "core"
-) -> list[Verdict]:
+    records: Sequence[rec.Record], card: str | Path, folder: str | Path, *, grid: str = "core",
+    outputs: str | Path | None = None,
+) -> list[Verdict]:  # fmt: skip
     """Bring a study into a paper's evidence: its rows replace those of the same runs, all others stay.
 
     Args:
         records: of one experiment; tuning and pilot seeds (100..999) are left out.
         card: the paper's card.yaml.
         folder: experiments/<slug>.
+        outputs: where the runs left their learning curves, which become curves.csv.
 
     Raises:
         UserError: nothing to publish, or runs of another scale than the evidence has.
@@ -145,6 +148,8 @@ def publish(
         ]
         commands = [*(f"python -m run -m experiment={name}" for name in others), *commands]
     versions = _versions(records) or _earlier(folder).get("versions", {})
+    if outputs is not None:
+        curves.update(folder / "curves.csv", curves.bands(table, outputs, known))
     return finish(table, known, folder, commands=commands, room=_room(known.paper), versions=versions)
 
 

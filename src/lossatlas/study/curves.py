@@ -61,6 +61,15 @@ def to_csv(table: DataFrame, path: str | Path) -> None:
     rec.write_text(table.to_csv(index=False, float_format="%.5g", lineterminator="\n"), path)
 
 
+def update(path: str | Path, table: DataFrame) -> None:
+    """Bring bands into a file: those of the same experiments are replaced, all others stay."""
+    if table.empty:
+        return
+    old = from_csv(path)
+    kept = old[~old["experiment"].isin(set(table["experiment"]))]
+    to_csv(pd.concat([part for part in (kept, table) if not part.empty]), path)
+
+
 def from_csv(path: str | Path) -> DataFrame:
     """Read bands; an empty table where there are none or the file is something else."""
     try:

@@ -106,6 +106,7 @@ class LitNeuCB(LitModule):
             "regrets": torch.zeros(1, T, dtype=double),  # of each round
             "uniform_regret": torch.zeros(1, dtype=double),
             "regression": torch.zeros(1, dtype=double),
+            "learners_loss": torch.zeros(1, dtype=double),  # summed over the rounds
             "diverged": torch.zeros(1, dtype=torch.bool),
         }
 
@@ -138,6 +139,7 @@ class LitNeuCB(LitModule):
         self.uniform_regret += (table.double().mean(dim=2) - best).sum(dim=1)
         self.regression += (torch.stack(chosen, dim=1).double() - paid).square().sum(dim=1) / 2
         value = torch.stack(values)
+        self.learners_loss += value.sum(dim=0, dtype=torch.float64)
         self.diverged |= ~value.isfinite().all(dim=0)
         if len(self.knob) == 1 or bool(self.diverged.all()):
             return value[:, 0]
@@ -187,6 +189,7 @@ class LitNeuCB(LitModule):
             "test/relative_regret": float(regret[-1] / max(float(self.uniform_regret[i]), 1e-12)),
             "test/slope": second_half_slope(regret),
             "test/regression": float(self.regression[i]),
+            "train/loss": float(self.learners_loss[i]) / T,
         }
         t = np.unique(np.geomspace(1, T, POINTS).round().astype(int))
         curve = {"t": t.tolist(), "regret": [round(float(r), 4) for r in regret[t - 1]]}
@@ -197,11 +200,10 @@ class LitNeuCB(LitModule):
         return left
 
     def results(self) -> dict[str, float]:
-        """Metrics of the run, the mean over its replicas."""
+        """Metrics of the run, the mean over its replicas; train/loss is logged by the training."""
         each = [self.replica(i)["metrics"] for i in range(len(self.knob))]
-        return {
-            name: math.fsum(m[name] for m in each if m) / sum(map(bool, each)) for name in max(each, key=len)
-        }
+        names = [name for name in max(each, key=len) if name.startswith("test/")]
+        return {name: math.fsum(m[name] for m in each if m) / sum(map(bool, each)) for name in names}
 
     def extras(self) -> dict[str, Any]:
         """The regret curve at log-spaced rounds, of the first replica."""
