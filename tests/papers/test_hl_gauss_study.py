@@ -251,4 +251,4 @@ def test_figure_shows_geometric_means():
 
 def test_figure_of_one_experiment_alone():
     told = json.dumps({"fit": [0.01], "offsets": [0.0]})
-    assert figure(pd.DataFrame([row("hl_gauss_plasticity", "mse", 0, extras=told)])).axes[2].containers
+    assert figure(pd.DataFrame([row("hl_gauss_plasticity", "mse", 0, extras=told)])).axes[0].containers

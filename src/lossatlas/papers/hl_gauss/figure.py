@@ -24,7 +24,7 @@ NOISES = {
 
 
 def figure(records: "DataFrame") -> "Figure":
-    """Three panels; one whose experiment has not been run stays empty.
+    """Two panels of the noisy targets and one of the moving ones, as far as they have been run.
 
     Args:
         records: tidy rows of the experiments.
@@ -32,13 +32,19 @@ def figure(records: "DataFrame") -> "Figure":
     import matplotlib.pyplot as plt
 
     done = records[records["status"] == "done"]
+    noisy, moving = (done[done["experiment"] == f"hl_gauss_{name}"] for name in ("noise", "plasticity"))
+    panels = 2 * (not noisy.empty) + (not moving.empty)
     with plt.rc_context({"font.size": 10, "legend.fontsize": 10, "axes.grid": True, "grid.alpha": 0.3}):
-        fig, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
-        noisy = done[done["experiment"] == "hl_gauss_noise"]
-        _by_noise(axes[0], noisy, "test/mse", "after the last epoch")
-        _by_noise(axes[1], noisy, "test/mse_best", "at the best epoch of a noisy validation fold")
-        axes[1].sharey(axes[0])
-        _by_phase(axes[2], done[done["experiment"] == "hl_gauss_plasticity"])
+        fig, axes = plt.subplots(
+            1, max(panels, 1), figsize=(4.8 * max(panels, 1), 4.6), layout="constrained", squeeze=False
+        )
+        axes = list(axes[0])
+        if not noisy.empty:
+            _by_noise(axes[0], noisy, "test/mse", "noisy targets: last epoch")
+            _by_noise(axes[1], noisy, "test/mse_best", "noisy targets: best validation epoch")
+            axes[1].sharey(axes[0])
+        if not moving.empty:
+            _by_phase(axes[-1], moving)
         drawn = {
             label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
@@ -51,7 +57,8 @@ def figure(records: "DataFrame") -> "Figure":
 
 def _by_noise(ax: Any, rows: "DataFrame", metric: str, title: str) -> None:
     """Geometric mean and 95 % interval of the clean test error, arms side by side within a noise."""
-    ax.set(yscale="log", ylabel="clean test MSE", title=f"noisy targets: {title}", xlabel="noise, size L")
+    ax.set(yscale="log", ylabel="clean test MSE", title=title, xlabel="noise, size L")
+    _plain(ax)
     rows = rows[rows[metric].notna()] if metric in rows else rows.iloc[:0]
     names = [name for name in NOISES if name in set(rows.get("target_noise", []))]
     arms = [arm for arm in STYLES if arm in set(rows["arm"])]
@@ -71,6 +78,7 @@ def _by_phase(ax: Any, rows: "DataFrame") -> None:
         title="moving targets",
         xlabel="phase: offset b",
     )
+    _plain(ax)
     told: list[float] = []
     for arm in STYLES:
         runs = [
@@ -80,6 +88,15 @@ def _by_phase(ax: Any, rows: "DataFrame") -> None:
             told = runs[0]["offsets"]
             _points(ax, np.arange(len(told)), list(np.log([run["fit"] for run in runs]).T), arm, lw=1.2)
     ax.set_xticks(range(len(told)), [f"{b:g}" for b in told])
+
+
+def _plain(ax: Any) -> None:
+    """Decimals at 1, 2 and 5 of each power of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _points(ax: Any, x: Any, groups: "list[Any]", arm: str, **style: Any) -> None:
