@@ -54,6 +54,7 @@ class Mean:
     half: float
     n: int
     failed: int
+    never: int = 0  # infinite times count as failed here: a mean has no use for them
 
 
 @dataclass(frozen=True)
