@@ -49,6 +49,13 @@ def test_experiments_are_compared_by_welch_and_failed_runs_are_counted():
     assert "(1 failed)" in compare.text([row])
 
 
+def test_times_never_reached_are_counted_apart_and_left_out_of_the_mean():
+    table = records.tidy(runs({("ours", ""): [1.0, 3.0, np.inf, np.inf, "failed"], ("ce", ""): [2.0] * 5}))
+    (row,) = lines("ours", "ce", tables=(table,))
+    assert (row.a.mean, row.a.n, row.a.failed, row.a.never, row.b.never) == (2.0, 2, 1, 2, 0)
+    assert "2 never" in compare.text([row])
+
+
 def test_names():
     assert [(r.first, r.second) for r in lines("exp:ours", "exp", where={"noise": ["u30"]})] == [
         ("ours", "ce"),

@@ -48,13 +48,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean, half of its 95 % t interval (NaN for one unit), units, failed runs left out."""
+    """Mean, half of its 95 % t interval (NaN for one unit), units; left out: failed runs, and times never reached."""
 
     mean: float
     half: float
     n: int
     failed: int
-    never: int = 0  # infinite times count as failed here: a mean has no use for them
+    never: int
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,12 @@ def as_csv(rows: Sequence[Comparison]) -> str:
     """Every number with all its digits."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    means = [f"{key}_{side}" for side in "ab" for key in ("mean", "half95", "n", "failed")]
+    means = [f"{key}_{side}" for side in "ab" for key in ("mean", "half95", "n", "failed", "never")]
     writer.writerow(
         ["metric", "condition", "a", "b", *means, "difference", "low90", "high90", "d", "p", "n", "test"]
     )
     for r in rows:
-        numbers = [v for m in (r.a, r.b) for v in (m.mean, m.half, m.n, m.failed)]
+        numbers = [v for m in (r.a, r.b) for v in (m.mean, m.half, m.n, m.failed, m.never)]
         writer.writerow([*_names(r), *numbers, r.effect, r.low, r.high, r.size, r.p, r.n, r.test])
     return out.getvalue().rstrip("\n")
 
@@ -301,8 +301,8 @@ def _conditions(x: Side, y: Side, where: dict[str, list[str]]) -> list[dict[str,
     return [dict(point) for point in cut[0] if point in cut[1]]
 
 
-def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, int]:
-    """Value per unit, and how many runs failed."""
+def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, int, int]:
+    """Value per unit, how many runs failed, and how many are done with an infinite value."""
     rows = select(side.table, side.experiment)
     rows = rows[rows["arm"] == side.arm]
     own = {**condition, **side.fixed}
@@ -315,11 +315,12 @@ def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, in
     good = values[np.isfinite(values)]
     if good.empty:
         raise NotRunError(f"{side.experiment}:{side.arm} has no finite {metric}")
-    return good, int((found["failed"] == 1).sum())
+    never = found["value"] == np.inf  # compute counts these among the failed
+    return good, int(((found["failed"] == 1) & ~never).sum()), int(never.sum())
 
 
 def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Comparison:
-    (a, lost_a), (b, lost_b) = _values(x, metric, condition), _values(y, metric, condition)
+    (a, *lost_a), (b, *lost_b) = _values(x, metric, condition), _values(y, metric, condition)
     units = a.index.intersection(b.index)
     pooled = math.sqrt((a.var() + b.var()) / 2) if min(len(a), len(b)) > 1 else math.nan
     if len(units) > 1 and x.experiment == y.experiment:
@@ -338,14 +339,14 @@ def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Compa
         first, second = f"{x.experiment}:{first}", f"{y.experiment}:{second}"
     label = " ".join(f"{k}={v}" for k, v in condition.items()) or "all"
     size = effect / pooled if pooled > 0 else math.nan
-    means = _mean(a, lost_a), _mean(b, lost_b)
+    means = _mean(a, *lost_a), _mean(b, *lost_b)
     return Comparison(metric, label, first, second, *means, effect, low, high, p, size, n, test)
 
 
-def _mean(values: Any, failed: int) -> Mean:
+def _mean(values: Any, failed: int, never: int) -> Mean:
     n = len(values)
     half = float(stats.t.ppf(0.975, n - 1) * values.std() / math.sqrt(n)) if n > 1 else math.nan
-    return Mean(float(values.mean()), half, n, failed)
+    return Mean(float(values.mean()), half, n, failed, never)
 
 
 def _names(r: Comparison) -> list[str]:

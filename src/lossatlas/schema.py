@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from lossatlas.errors import UserError
 from lossatlas.private import refuse_literals
 
+MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found")
 INTERVAL = re.compile(r"^([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*(int)?$")
 
 
@@ -117,7 +118,24 @@ def check(cfg: DictConfig) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+        raise _refusal(cfg, str(error.full_key or "config"), error) from None
+
+
+def _refusal(cfg: DictConfig, path: str, error: OmegaConfBaseException) -> UserError:
+    """One line; where a key such as `setting` names no entry of its table, the entries there are."""
+    line = str(error).splitlines()[0]
+    missing = MISSING_KEY.search(line)
+    parts = missing[1].split(".") if missing else []
+    for n in range(1, len(parts)):
+        table = OmegaConf.select(cfg, ".".join(parts[:n]))
+        if OmegaConf.is_dict(table) and parts[n] not in table:
+            raw: Any = OmegaConf.to_container(cfg, resolve=False)
+            chosen = [key for key, value in raw.items() if value == parts[n]]
+            if chosen:
+                known = nearest(parts[n], map(str, table))
+                return UserError(f"{chosen[0]}={parts[n]} is not in this experiment; {known}")
+            break
+    return UserError(f"{path}: {line}")
 
 
 def check_interval(path: str, value: Any, interval: str) -> None:
@@ -149,5 +167,5 @@ def _resolved(cfg: DictConfig, path: str) -> Any:
     try:
         value = OmegaConf.select(cfg, path, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise _refusal(cfg, path, error) from None
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -16,6 +16,7 @@ from lossatlas.papers.grokking.network import check_laziness, descend, draw, gau
 CURVES = ("train", "test", "mean_weight", "target_weight", "square_weight", "cka", "kernel_distance")
 SHOWN = {"train": 4, "test": 4, "mean_weight": 4, "target_weight": 4}  # of extras, significant digits
 SHARED = ("loss_sum",)
+MOVED = ("W", "alpha", "e", "curves", "losses_sum", "diverged")  # what a checkpoint has to hold
 
 
 class LitPoly(LitModule):
@@ -56,6 +57,7 @@ class LitPoly(LitModule):
     alpha: Tensor
     e: Tensor
     curves: Tensor
+    losses_sum: Tensor
     diverged: Tensor
 
     # numbers of a replica's own, in buffers: runs that differ in them are one batch
@@ -96,7 +98,7 @@ class LitPoly(LitModule):
         self.steps = log_steps(rounds, factor)
         for name, value in self._state(alpha, e).items():
             # drawn from the seed, so that a checkpoint need not hold what never changes
-            self.register_buffer(name, value, persistent=name in ("W", "alpha", "e", "curves", "diverged"))
+            self.register_buffer(name, value, persistent=name in MOVED)
         self._measure(0)
 
     def _state(self, alpha: float, e: float) -> dict[str, Tensor]:
@@ -113,6 +115,7 @@ class LitPoly(LitModule):
             "alpha": torch.tensor([alpha], dtype=self.kind),
             "e": torch.tensor([e], dtype=self.kind),
             "curves": torch.full((1, len(self.steps), len(CURVES)), math.nan, dtype=torch.float64),
+            "losses_sum": torch.zeros(1, dtype=torch.float64),  # of (f - y)^2 over the steps
             "diverged": torch.zeros(1, dtype=torch.bool),
         }
 
@@ -129,6 +132,7 @@ class LitPoly(LitModule):
             if t + 1 in at:
                 self._measure(at[t + 1])
         loss = torch.stack(values)
+        self.losses_sum += loss.sum(dim=0, dtype=torch.float64)
         self.diverged |= ~(loss.isfinite().all(dim=0) & self.W.isfinite().all(dim=2).all(dim=1))
         if len(self.alpha) == 1 or bool(self.diverged.all()):
             return torch.where(self.diverged, math.nan, loss)[:, 0]
@@ -196,7 +200,10 @@ class LitPoly(LitModule):
         }
         extras = {"curve": {"t": [self.steps[k] for k in shown], **curve}}
         return left | {
-            "metrics": self._metrics(i, dict(zip(CURVES, curves.T, strict=True))),
+            "metrics": {
+                "train/loss": float(self.losses_sum[i]) / self.rounds,
+                **self._metrics(i, dict(zip(CURVES, curves.T, strict=True))),
+            },
             "extras": extras,
         }
 
@@ -232,8 +239,8 @@ class LitPoly(LitModule):
         return {f"test/{name}": float(value) for name, value in found.items()}
 
     def results(self) -> dict[str, float]:
-        """Metrics of the run, of the first network."""
-        return self.replica(0)["metrics"]
+        """Metrics of the run, of the first network; train/loss is logged by the training."""
+        return {name: v for name, v in self.replica(0)["metrics"].items() if name.startswith("test/")}
 
     def extras(self) -> dict[str, Any]:
         """Losses and weights at every third measured step, of the first network."""
