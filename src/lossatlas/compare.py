@@ -315,8 +315,11 @@ def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, in
     good = values[np.isfinite(values)]
     if good.empty:
         raise NotRunError(f"{side.experiment}:{side.arm} has no finite {metric}")
-    never = found["value"] == np.inf  # compute counts these among the failed
-    return good, int(((found["failed"] == 1) & ~never).sum()), int(never.sum())
+    here = np.logical_and.reduce(
+        [rows[key] == value for key, value in own.items()] or [rows["arm"] == side.arm]
+    )
+    never = int(((rows[metric] == np.inf) & (rows["failed"] == 0) & here).sum())  # compute calls these failed
+    return good, int((found["failed"] == 1).sum()) - never, never
 
 
 def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Comparison:
