@@ -7,7 +7,7 @@ import math
 import pytest
 from claim_makers import around, card, claim, runs
 from matplotlib.figure import Figure
-from pandas import DataFrame
+from pandas import DataFrame, concat
 
 from lossatlas import records, study
 from lossatlas.claims import judge
@@ -136,6 +136,17 @@ def test_colours_do_not_depend_on_what_was_run():
     styles = study.palette(arms)
     assert len({tuple(style.values()) for style in styles.values()}) == 9
     assert study.palette(arms[:2])["arm1"] == styles["arm1"]
+
+
+def test_arms_of_one_experiment_share_no_colour_while_there_are_enough():
+    many = DataFrame({"experiment": "a", "arm": [f"arm{k}" for k in range(7)]})
+    few = DataFrame({"experiment": "b", "arm": ["arm5", "z", "y", "x"]})
+    table = concat([many, few])
+    styles = study.arm_styles(table)
+    for _, arms in table.groupby("experiment")["arm"]:
+        assert len({styles[arm]["color"] for arm in arms}) == len(arms)
+    assert styles == study.arm_styles(table[::-1])
+    assert styles["arm0"] == study.palette(["arm0"])["arm0"]
 
 
 def test_end_prints_table_and_verdicts_although_jobs_failed(tmp_path, capsys):

@@ -64,7 +64,7 @@ def censored_last(values: ArrayLike, ties: ArrayLike) -> np.ndarray:
 
     Example:
         >>> censored_last([3.0, float("inf"), float("inf")], [0.0, 0.9, 0.4])
-        array([3. , 5.4, 4.9])
+        array([3. , 4.9, 4.4])
     """
     values, ties = np.asarray(values, float), np.asarray(ties, float)
     censored = values == np.inf

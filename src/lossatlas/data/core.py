@@ -112,7 +112,9 @@ class Data:
                 training has two views.
 
         Example:
-            >>> data.batch("train", torch.arange(64), train=True).x.shape
+            >>> from lossatlas.data import load
+            >>> load("letter", 26, [16], fake=True).batch("train", torch.arange(64), train=True).x.shape
+            torch.Size([64, 16])
         """
         rows: Split = getattr(self, split) if isinstance(split, str) else split
         x = rows.x.index_select(0, index)  # copies whole rows; rows.x[index] goes pixel by pixel

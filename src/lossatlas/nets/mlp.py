@@ -25,6 +25,7 @@ class MLP(nn.Sequential):
         ValueError: unknown activation.
 
     Example:
+        >>> import torch
         >>> MLP(16, [16], 26)(torch.zeros(2, 16)).shape
         torch.Size([2, 26])
     """

@@ -21,7 +21,7 @@ def mathml(tex: str) -> Markup | str:
         UserError: latex2mathml is not installed.
 
     Example:
-        >>> "<mi>λ</mi>" in str(mathml(r"\\lambda"))
+        >>> "<mi>" in str(mathml("x"))
         True
     """
     try:

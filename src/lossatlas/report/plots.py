@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lossatlas.claims import number_in
-from lossatlas.report.rows import ArmTable
+from lossatlas.report.rows import ArmTable, is_number, natural
 from lossatlas.report.text import short
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def _pieces(table: ArmTable, found: DataFrame) -> list[tuple[str, DataFrame]]:
     columns = {key: f"key {key}" for key in table.keys if found[f"key {key}"].nunique() > 1}
     if found.empty or found["condition"].nunique() <= MANY or len(columns) < 2:
         return [("", found)] if len(found) else []
-    numeric = [key for key in columns if all(map(_is_number, found[columns[key]]))] or list(columns)
+    numeric = [key for key in columns if all(map(is_number, found[columns[key]]))] or list(columns)
     axis = max(numeric, key=lambda key: found[columns[key]].nunique())
     others = {key: column for key, column in columns.items() if key != axis}
     pieces = []
@@ -120,9 +119,26 @@ def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
         axis = str(found["axis"].iloc[0])
         name = str(metric) if condition == "all" else f"{metric} at {condition}"
         words = f"{name} of {experiment} by {axis}: mean over runs with a band of 95 %"
-        layout = {"xaxis": {"title": {"text": _text(axis)}}, "yaxis": {"title": {"text": _text(str(metric))}}}
+        layout = {
+            "xaxis": {"title": {"text": _text(axis)}, "type": _steps_type(found["step"])},
+            "yaxis": {"title": {"text": _text(str(metric))}, **_spread(found)},
+        }
         made.setdefault(str(experiment), []).append(Plot(short(name, 80), short(words), data, layout))
     return made
+
+
+def _steps_type(steps: Any) -> str:
+    """Logarithmic where the steps were: half of them lie in the first tenth of a range of two decades or more."""
+    positive = steps[steps > 0]
+    wide = len(positive) > 8 and positive.max() >= 100 * positive.min()
+    return "log" if wide and positive.median() < positive.max() / 10 else "linear"
+
+
+def _spread(found: DataFrame) -> dict[str, Any]:
+    """A logarithmic y axis for means over two decades and more whose band is nowhere below zero."""
+    if found["low"].min() > 0 and found["mean"].max() > 100 * found["mean"].min():
+        return {"type": "log", "dtick": 1}
+    return {}
 
 
 def _axis(
@@ -142,16 +158,13 @@ def _axis(
         }
     keys = [key for key in table.keys if found[f"key {key}"].nunique() > 1]
     title = {"text": _text(", ".join(keys))}
-    numbers = {condition: number_in(condition) for condition in conditions}
-    if len(conditions) > 2 and all(map(_is_number, conditions)):
+    if len(conditions) > 2 and all(map(is_number, conditions)):
         values = sorted({float(condition) for condition in conditions})
         axis = {"title": title, "type": "log" if values[0] > 0 and values[-1] >= 20 * values[0] else "linear"}
         if len(values) <= MANY:
             axis |= {"tickmode": "array", "tickvals": values, "ticktext": [f"{value:g}" for value in values]}
         return {condition: float(condition) for condition in conditions}, axis
-    order = sorted(
-        conditions, key=lambda c: (math.isnan(numbers[c]), 0 if math.isnan(numbers[c]) else numbers[c], c)
-    )
+    order = sorted(conditions, key=lambda condition: [natural(word) for word in condition.split()])
     names = [_text(condition) for condition in order]
     axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}
     return {c: _text(c) for c in conditions}, axis
@@ -199,13 +212,6 @@ def _band(arm: str, rows: DataFrame, styles: Styles) -> list[dict[str, Any]]:
 
 def _text(name: str) -> str:
     return escape(short(name, 40), quote=False)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _finite(value: float) -> float | None:

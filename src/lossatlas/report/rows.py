@@ -104,7 +104,7 @@ def _table(paper: Paper, experiment: str, counted: DataFrame) -> ArmTable:
             name in cells or (arrays.status[positions] != "done").any()
         ):  # else a run with its numbers in its units
             made.append(_row(name, positions, cells.get(name, {}), arrays))
-    made.sort(key=lambda row: (row.arm, [(_order(v), v) for v in row.values]))
+    made.sort(key=lambda row: (row.arm, [natural(value) for value in row.values]))
     return ArmTable(experiment, keys, metrics, made, found)
 
 
@@ -126,6 +126,23 @@ def _row(name: tuple, positions: np.ndarray, cells: dict[str, Number], rows: _Ro
     return Row(arm, values, cells, list(lost.items()), states[stale.STALE], states[stale.UNKNOWN], commands)
 
 
-def _order(text: str) -> float:
-    found = number_in(text)
-    return found if math.isfinite(found) else math.inf
+def natural(name: str) -> tuple[str, float, str]:
+    """What names of conditions are sorted by: letters, then the number after them, 05 as one half; numbers first.
+
+    Example:
+        >>> sorted(["alpha32", "P45", "alpha8", "P10", "alpha05", "10", "9"], key=natural)
+        ['9', '10', 'P10', 'P45', 'alpha05', 'alpha8', 'alpha32']
+    """
+    letters = "" if is_number(name) else name.rstrip("0123456789.")
+    digits = name[len(letters) :]
+    if letters and digits.isdecimal() and digits.startswith("0"):
+        digits = f"0.{digits}"
+    found = number_in(digits)
+    return letters, found if math.isfinite(found) else -math.inf, name
+
+
+def is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

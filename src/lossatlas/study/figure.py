@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,22 @@ def palette(arms: Iterable[str]) -> dict[str, dict[str, str]]:
 def arm_styles(table: DataFrame) -> dict[str, dict[str, str]]:
     """`palette` of a paper: all its arms in alphabetical order, so that figure.png and the report agree.
 
+    Where there are more arms than colours, those of one experiment share none as long as it can be helped.
+
     Args:
         table: the paper's tidy table, with all its experiments.
     """
-    return palette(sorted(table["arm"].unique()))
+    meets: dict[str, set[str]] = {}
+    for _, arms in table.groupby("experiment")["arm"]:
+        for arm in set(arms):
+            meets.setdefault(arm, set()).update(arms)
+    names = sorted(meets)
+    styles = palette(names)
+    for k, arm in enumerate(names):
+        given = Counter(styles[other]["color"] for other in names[:k])
+        beside = Counter(styles[other]["color"] for other in names[:k] if other in meets[arm])
+        styles[arm]["color"] = min(COLOURS, key=lambda colour, b=beside, g=given: (b[colour], g[colour]))
+    return styles
 
 
 def draw(table: DataFrame, card: Card | None) -> tuple[bytes, str]:

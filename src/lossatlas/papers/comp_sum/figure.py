@@ -15,29 +15,25 @@ if TYPE_CHECKING:
     DataFrame = Any  # pandas' own hints call every column a Series or a DataFrame
 
 TAUS = {"tau00": 0.0, "tau05": 0.5, "tau10": 1.0, "tau15": 1.5, "tau20": 2.0}
-COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")
-
-STYLES = {
-    "at_pgd": ("#0072B2", "s"),
-    "trades": ("#D55E00", "^"),
-    "adv_comp_sum": ("#009E73", "o"),
-    "mart": ("#CC79A7", "D"),
-}
+Styles = dict[str, dict[str, str]]
 
 
 def figure(records: "DataFrame") -> "Figure":
-    """Three panels; one whose experiment has not been run stays empty.
+    """Test accuracy against tau, the bounds with random pairs under them, accuracy under attack against clean accuracy.
 
     Args:
-        records: tidy rows of the three experiments.
+        records: tidy rows of the three experiments; a panel whose experiment has not been run stays empty.
     """
     import matplotlib.pyplot as plt
 
+    from lossatlas.study import arm_styles
+
+    styles = arm_styles(records)
     done = records[(records["status"] == "done") & (records["scale"] == records["scale"].iloc[0])]
     fig, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
     _accuracy(axes[0], done[done["experiment"] == "comp_sum"])
-    _bounds(axes[1], done[done["experiment"] == "comp_sum_bounds"])
-    _adversarial(axes[2], done[done["experiment"] == "comp_sum_adv"])
+    _bounds(axes[1], done[done["experiment"] == "comp_sum_bounds"], styles)
+    _adversarial(axes[2], done[done["experiment"] == "comp_sum_adv"], styles)
     return fig
 
 
@@ -62,12 +58,13 @@ def _accuracy(ax: "Axes", rows: "DataFrame") -> None:
     ax.set_xticks(taus, [f"{tau:g}\n{names[tau]}" for tau in taus])
 
 
-def _bounds(ax: "Axes", rows: "DataFrame") -> None:
+def _bounds(ax: "Axes", rows: "DataFrame", styles: Styles) -> None:
     ax.set(
         xlabel="surrogate regret", ylabel="zero-one regret", title="bounds (curves) and random pairs, n = 2"
     )
     b = torch.linspace(0, 1, 400, dtype=torch.float64)
-    for (arm, tau), colour in zip(TAUS.items(), COLOURS, strict=True):
+    for arm, tau in TAUS.items():
+        colour = styles.get(arm, {"color": "0.2"})["color"]
         ax.plot(t_tau(b, tau, 2), b, color=colour, lw=2, label=rf"$\tau$ = {tau:g}")
         told = rows.loc[(rows["arm"] == arm) & (rows["extras"] != ""), "extras"]
         for text in told.head(1):
@@ -81,20 +78,13 @@ def _bounds(ax: "Axes", rows: "DataFrame") -> None:
     ax.legend(loc="center right")
 
 
-def _adversarial(ax: "Axes", rows: "DataFrame") -> None:
+def _adversarial(ax: "Axes", rows: "DataFrame", styles: Styles) -> None:
     ax.set(
         xlabel="clean test accuracy", ylabel="accuracy under PGD-40", title="adversarial training, radius .1"
     )
-    styles = {
-        "at_pgd": ("#0072B2", "s"),
-        "trades": ("#D55E00", "^"),
-        "adv_comp_sum": ("#009E73", "o"),
-        "mart": ("#CC79A7", "D"),
-    }
-    for arm, (colour, marker) in styles.items():
-        part = rows[rows["arm"] == arm]
-        if part.empty:
-            continue
+    arms = sorted(rows["arm"].unique())
+    for arm in arms:
+        part, colour, marker = rows[rows["arm"] == arm], styles[arm]["color"], styles[arm]["marker"]
         clean, robust = part["test/top1"], part["test/robust"]
         ax.plot(clean, robust, marker, color=colour, ms=4, alpha=0.5)
         ax.errorbar(
@@ -102,4 +92,4 @@ def _adversarial(ax: "Axes", rows: "DataFrame") -> None:
             marker=marker, ms=8, capsize=3, color=colour, label=arm, ls="",
         )  # fmt: skip
     if not rows.empty:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(STYLES), frameon=False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(arms), frameon=False)

@@ -24,10 +24,11 @@ def figure(records: "DataFrame") -> "Figure":
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from lossatlas.study import palette
+    from lossatlas.study import arm_styles
 
+    every = arm_styles(records)
     records = records[records["status"] == "done"]
-    styles = palette(["isogclr", "simclr"])
+    styles = {arm: every[arm] for arm in ("isogclr", "simclr") if arm in every}
     keys = (
         "font.size",
         "axes.titlesize",
@@ -112,7 +113,8 @@ def _grid(ax: Any, images: "DataFrame", styles: dict[str, dict[str, str]]) -> No
         ax.errorbar(np.arange(3) + 0.1 * (i - 0.5), means, half, label=arm, capsize=2, **style)
     ax.set_xticks(range(3), labels)
     ax.margins(x=0.15)
-    ax.legend(frameon=False)
+    if styles:
+        ax.legend(frameon=False)
 
 
 def _half(values: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ class LDRKL(nn.Module):
         ValueError: lambda_ or c out of range or not finite, normalise unknown, shapes that do not fit.
 
     Example:
-        >>> LDRKL(lambda_=2.0, c=0.0)(torch.zeros(1, 3), torch.tensor([0]))  # equal scores cost nothing
+        >>> LDRKL(lambda_=2.0, c=0.0)(torch.zeros(1, 3), torch.tensor([0])).abs()  # equal scores cost nothing
         tensor([0.])
     """
 

@@ -99,6 +99,9 @@ def figure(records: "DataFrame") -> "Figure":
     import numpy as np
     from scipy.stats import t
 
+    from lossatlas.study import arm_styles
+
+    styles = arm_styles(records)
     records = records[(records["experiment"] == "ldr_noisy") & (records["status"] == "done")]
     levels = [n for n in ("u00", "u30", "u60", "u90", "c10", "c30", "c50") if n in set(records["noise"])]
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[3, 2], layout="constrained")
@@ -107,9 +110,8 @@ def figure(records: "DataFrame") -> "Figure":
         half = [t.ppf(0.975, len(g) - 1) * g.sem() if len(g) > 1 else 0.0 for g in groups]
         place = np.arange(len(levels)) + (k - 4) * 0.05
         bold = {"lw": 2.4, "zorder": 5} if arm == "aldr_kl" else {"lw": 1.2}
-        marker = "osD^vPX*<>hpd8H"[k % 15]
         means = [g.mean() for g in groups]
-        left.errorbar(place, means, half, marker=marker, ms=5, color=f"C{k % 10}", label=arm, **bold)
+        left.errorbar(place, means, half, ms=5, label=arm, **styles[arm], **bold)
     left.set(
         xticks=range(len(levels)), xticklabels=levels, xlabel="label noise", ylabel="test top-1 accuracy"
     )

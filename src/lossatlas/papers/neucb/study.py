@@ -41,12 +41,12 @@ def figure(records: "DataFrame") -> "Figure":
     import matplotlib.pyplot as plt
     from scipy.stats import t as student
 
-    from lossatlas.study import palette
+    from lossatlas.study import arm_styles
 
+    styles = arm_styles(records)
     records = records[(records["experiment"] == "neucb_datasets") & (records["extras"] != "")]
     names = list(dict.fromkeys(records["data"]))
     arms = [arm for arm in METHODS if arm in set(records["arm"])]
-    styles = palette(arms)
     fig, axes = plt.subplots(
         1, len(names), figsize=(5.2 * len(names) + 2.2, 4.6), layout="constrained", squeeze=False
     )

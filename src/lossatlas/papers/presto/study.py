@@ -188,10 +188,10 @@ def figure(records: "DataFrame") -> "Figure":
     """Box plots over repetitions: squared error by arm and intercept setting, calibration error on soup."""
     from matplotlib.figure import Figure
 
-    from lossatlas.study import palette
+    from lossatlas.study import arm_styles
 
     rows = records[records["unit"].notna() & (records["status"] == "done")]
-    styles, found = palette(rows["arm"].unique()), set(rows["problem"])
+    styles, found = arm_styles(records), set(rows["problem"])
     panels = [(title, [p for p in problems if p in found], metric) for title, problems, metric in PANELS]
     panels = [panel for panel in panels if panel[1]]
     widths = [len(problems) + 0.5 for _, problems, _ in panels]

@@ -10,23 +10,26 @@ if TYPE_CHECKING:
 
     DataFrame = Any  # pandas' own hints call every column a Series or a DataFrame
 
-ARMS = {"sft": "C7", "dpo": "C0", "cdpo": "C1", "rdpo": "C2", "ipo": "C3", "ripo": "C4", "slic": "C5"}
+Styles = dict[str, dict[str, str]]
 
 
 def figure(records: "DataFrame") -> "Figure":
     """Sub-optimality against n with fitted slopes; its ratio to DPO's; reward by epoch; reward against KL."""
     import matplotlib.pyplot as plt
 
+    from lossatlas.study import arm_styles
+
+    styles = arm_styles(records)
     done = records[records["status"] == "done"]
     linear, text = (done[done["experiment"] == name] for name in ("rdpo_loglinear", "rdpo_text"))
     with plt.rc_context({"font.size": 10, "legend.fontsize": 9, "axes.grid": True, "grid.alpha": 0.3}):
         rows = 1 if text.empty else 2
         fig, axes = plt.subplots(rows, 2, figsize=(11, 4.2 * rows), layout="constrained", squeeze=False)
         _slopes(axes[0, 0], linear)
-        _crossing(axes[0, 1], linear)
+        _crossing(axes[0, 1], linear, styles)
         if not text.empty:
-            _paths(axes[1, 0], text, against="epoch")
-            _paths(axes[1, 1], text, against="kl")
+            _paths(axes[1, 0], text, styles, against="epoch")
+            _paths(axes[1, 1], text, styles, against="kl")
     return fig
 
 
@@ -64,31 +67,22 @@ def _slopes(ax: Any, linear: "DataFrame") -> None:
     _legend(ax)
 
 
-def _crossing(ax: Any, linear: "DataFrame") -> None:
+def _crossing(ax: Any, linear: "DataFrame", styles: Styles) -> None:
     for arm in ("dpo", "cdpo", "rdpo"):
         for d, line in ((5, "-"), (20, "--")):
             found = _cells(linear, d, arm, 0.4)
             if not found.empty:
-                _band(
-                    ax,
-                    found.index,
-                    found,
-                    ls=line,
-                    marker="o",
-                    ms=4,
-                    color=ARMS[arm],
-                    capsize=2,
-                    label=f"{arm}, d = {d}",
-                )
+                label = f"{arm}, d = {d}"
+                _band(ax, found.index, found, ls=line, ms=4, capsize=2, label=label, **styles[arm])
     ax.set(yscale="log", xlabel="preference pairs n", ylabel="regularised gap, nats")
     ax.set_xscale("log", base=2)
     ax.set_title(r"$\epsilon$ = .4: rdpo is worst with few pairs, best with many")
     _legend(ax)
 
 
-def _paths(ax: Any, text: "DataFrame", against: str) -> None:
+def _paths(ax: Any, text: "DataFrame", styles: Styles, against: str) -> None:
     """Mean path over seeds: reward on validation prompts against epochs or against KL."""
-    for arm, colour in ARMS.items():
+    for arm, style in styles.items():
         rows = text[(text["arm"] == arm) & (text["extras"] != "")]
         paths = [np.array(json.loads(extras)["path"], float) for extras in rows["extras"]]
         if not paths:
@@ -97,8 +91,8 @@ def _paths(ax: Any, text: "DataFrame", against: str) -> None:
         x = step / step[-1] * 2 if against == "epoch" else kl
         spread = np.std([p[:, 1] for p in paths], axis=0, ddof=1) if len(paths) > 1 else 0 * reward
         half = spread * _quantile(len(paths)) / np.sqrt(len(paths))
-        ax.plot(x, reward, marker="o", ms=4, color=colour, label=arm)
-        ax.fill_between(x, reward - half, reward + half, color=colour, alpha=0.15, lw=0)
+        ax.plot(x, reward, ms=4, label=arm, **style)
+        ax.fill_between(x, reward - half, reward + half, color=style["color"], alpha=0.15, lw=0)
     ax.set_ylabel("mean reward, validation prompts")
     ax.set_xlabel("epoch" if against == "epoch" else "KL to the SFT model, nats a response")
     ax.set_title("text: reward by epoch" if against == "epoch" else "text: reward against KL")

@@ -69,6 +69,7 @@ class DPO(MarginLoss):
         tilt: 0 here, eps for CDPO, -eps/(1-2eps) for RDPO.
 
     Example:
+        >>> import torch
         >>> same = torch.zeros(1)
         >>> DPO(beta=0.1)(same, same, same, same)  # the reference itself costs log 2
         tensor([0.6931])
@@ -99,6 +100,7 @@ class RDPO(DPO):
     Not bounded below for eps > 0 (it falls like -eps h/(1-2eps)): bound the policy or stop early.
 
     Example:
+        >>> import torch
         >>> pi, ref = torch.tensor([-3.0, -5.0]), torch.tensor([-4.0, -4.0])  # moved towards the winner
         >>> RDPO(beta=0.5, eps=0.25)(pi[:1], pi[1:], ref[:1], ref[1:])  # h = 1: softplus(-1) - 1/2
         tensor([-0.1867])

@@ -34,6 +34,7 @@ class SphericalOutput(nn.Module):
         ValueError: sizes out of range, too few classes for the loss.
 
     Example:
+        >>> from lossatlas.papers.zloss import ZLoss
         >>> output = SphericalOutput(d=16, D=100_000, loss=ZLoss(a=1.0, b=10.0))
         >>> h = torch.randn(8, 16, requires_grad=True)  # from any net
         >>> values = output.loss(h, torch.arange(8), lr=1.0)  # W has moved
