@@ -14,6 +14,7 @@ import synthetic
 from browser import REQUIRED, excuse
 from claim_makers import around, card, claim, runs
 from markupsafe import Markup
+from pandas import DataFrame, concat
 
 from lossatlas import records
 from lossatlas.claims import comparisons, judge, load_card
@@ -302,6 +303,25 @@ def test_curves_become_bands(tmp_path):
     (name,) = plots.curves(again, {"a": {"color": "#0072B2", "marker": "o"}})
     assert name == "e"
     assert curves.from_csv(tmp_path / "nothing.csv").empty
+
+
+@pytest.mark.parametrize(
+    ("steps", "mean", "half", "types"),
+    [
+        (np.arange(1.0, 101), np.ones(100), 0.1, ("linear", None)),
+        (np.geomspace(1, 1e4, 50), np.geomspace(1, 1e-3, 50), 0.0, ("log", "log")),
+        (np.geomspace(1, 1e4, 50), np.geomspace(1, 1e-3, 50), 0.1, ("log", None)),  # the band passes 0
+    ],
+)
+def test_axes_of_curves_follow_steps_and_values(steps, mean, half, types):
+    head = {"experiment": "e", "arm": "a", "condition": "all", "axis": "step", "n": 3}
+    rows = DataFrame({"step": steps, "mean": mean, "low": mean - half, "high": mean + half}).assign(**head)
+    flat = rows.assign(metric="flat", mean=0.0, low=0.0, high=0.0)
+    made = plots.curves(concat([flat, rows.assign(metric="loss")]), {})["e"]
+    layout = made[0].layout
+    assert (layout["xaxis"]["type"], layout["yaxis"].get("type")) == types
+    if mean.min() < mean.max():
+        assert [plot.name for plot in made] == ["loss", "flat"]
 
 
 def test_many_conditions_are_spread_over_pictures():

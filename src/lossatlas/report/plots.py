@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.report.rows import ArmTable, is_number, natural
@@ -108,8 +109,8 @@ def _range(found: DataFrame) -> dict[str, Any]:
 
 
 def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
-    """By experiment, one plot per metric and condition with all arms."""
-    made: dict[str, list[Plot]] = {}
+    """By experiment, one plot per metric and condition with all arms; those that never change stand last."""
+    made: dict[str, list[tuple[bool, Plot]]] = {}
     for (experiment, metric, condition), found in bands.groupby(
         ["experiment", "metric", "condition"], sort=False
     ):
@@ -123,8 +124,9 @@ def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
             "xaxis": {"title": {"text": _text(axis)}, "type": _steps_type(found["step"])},
             "yaxis": {"title": {"text": _text(str(metric))}, **_spread(found)},
         }
-        made.setdefault(str(experiment), []).append(Plot(short(name, 80), short(words), data, layout))
-    return made
+        flat = found["mean"].nunique() == 1
+        made.setdefault(str(experiment), []).append((flat, Plot(short(name, 80), short(words), data, layout)))
+    return {name: [plot for _, plot in sorted(plots, key=itemgetter(0))] for name, plots in made.items()}
 
 
 def _steps_type(steps: Any) -> str:
