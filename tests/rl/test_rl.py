@@ -71,7 +71,7 @@ def test_qnet(shape, outputs):
     ],
 )
 def test_bad_arguments(call):
-    with pytest.raises(ValueError, match="got|nothing"):
+    with pytest.raises(ValueError, match=r"got|nothing"):
         call()
 
 

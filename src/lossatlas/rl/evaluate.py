@@ -1,6 +1,7 @@
 """Returns of episodes: those of training as they end, and those of games played for the measurement alone."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class EpisodeLog:
         Points without an episode are left out.
         """
         edges = [round(frames * k / points) for k in range(points + 1)]
-        rows = [(b, self.mean(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+        rows = [(b, self.mean(a, b)) for a, b in pairwise(edges)]
         return [(frame, value) for frame, value in rows if value == value]
 
 

@@ -10,7 +10,7 @@ from lossatlas.rl.vector import Step
 
 
 class Transitions(NamedTuple):
-    """b transitions: obs (b, *shape), action (b,) int64, reward (b,) float32, last (b, *shape) and terminated (b,) bool.
+    """b transitions: obs and last (b, *shape), action (b,) int64, reward (b,) float32, terminated (b,) bool.
 
     A transition that a time limit cut is not terminated: its value goes on behind `last`.
     """

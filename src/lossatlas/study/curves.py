@@ -27,7 +27,7 @@ else:
 COLUMNS = ("experiment", "arm", "condition", "metric", "axis", "step", "mean", "low", "high", "n")
 STEPS = 40  # points of a curve that are kept
 METRICS = 3  # curves of an experiment that are kept
-AXES = ("epoch", "step", "round", "t")
+AXES = ("epoch", "step", "round", "t", "frames")
 
 
 def bands(table: DataFrame, outputs: str | Path, card: Card | None = None) -> DataFrame:

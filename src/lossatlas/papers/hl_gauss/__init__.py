@@ -7,8 +7,8 @@ Eq. 2    Two-Hot: p_i = max(0, 1 - |y - z_i| / w), so that sum_i p_i z_i = y.
 Eq. 3    C51: the mass q_j of each moved atom r + discount z_j is shared as in eq. 2.
 Eq. 4    L = -sum_i p_i log softmax(l)_i, gradient softmax(l) - p; prediction Q = sum_i softmax(l)_i z_i.
 Differs  all arms share the bin centres, so Two-Hot and C51 clip to [z_1, z_m], half a bin inside the support;
-         every loss clips its targets to the support and counts them. The paper's own scale is Atari: here
-         the two supervised mechanisms, noisy and moving targets. The Q-learning agent is not part of this room.
+         every loss but C51's clips its targets to the support and counts them. The paper's own scale is Atari: here
+         its two supervised mechanisms, noisy and moving targets, and DQN on MinAtar (dqn.py, which needs `rl`).
 """
 
 from lossatlas.papers.hl_gauss.histograms import Support, gaussian_histogram, project, two_hot

@@ -189,7 +189,7 @@ class LitDQN(LitModule):
         return self.values(self.net(self._input(obs)))
 
     def _input(self, obs: Tensor) -> Tensor:
-        return obs.to(self.device, self.dtype)
+        return obs.to(self.device).to(self.dtype)
 
     # ---------------------------------------------------------------- cut and resumed
     def on_fit_start(self) -> None:
