@@ -252,3 +252,40 @@ def test_figure_shows_geometric_means():
 def test_figure_of_one_experiment_alone():
     told = json.dumps({"fit": [0.01], "offsets": [0.0]})
     assert figure(pd.DataFrame([row("hl_gauss_plasticity", "mse", 0, extras=told)])).axes[0].containers
+
+
+def test_figure_shows_interquartile_means_of_the_returns_by_frames():
+    rows = []
+    for seed, value in enumerate([1.0, 2.0, 4.0, 100.0]):  # the middle two count
+        told = json.dumps({"seeds": {}, "curve": {"frames": [10, 20, 30], "return": [0.0, value, 2 * value]}})
+        rows.append(row("hl_gauss_minatar", "mse", seed, game="breakout", frames="100000", extras=told))
+    short = json.dumps({"seeds": {}, "curve": {"frames": [20], "return": [7.0]}})
+    rows.append(row("hl_gauss_minatar", "hl_gauss", 0, game="breakout", frames="100000", extras=short))
+    rows.append(row("hl_gauss_minatar", "hl_gauss", 0, game="freeway", frames="100000", extras=short))
+    breakout, freeway = figure(pd.DataFrame(rows)).axes
+    assert breakout.get_title() == "DQN on breakout, 100 000 frames"
+    squares, histograms = breakout.lines
+    assert np.asarray(squares.get_xydata()).tolist() == [[10.0, 0.0], [20.0, 3.0], [30.0, 6.0]]
+    assert np.asarray(histograms.get_xydata()).tolist() == [[20.0, 7.0]]
+    (band,) = breakout.collections
+    low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+    assert 0.0 <= low < 3.0 < high <= 200.0
+    assert len(freeway.lines) == 1
+
+
+def test_figure_of_all_experiments_has_two_rows():
+    told = json.dumps({"fit": [0.01], "offsets": [0.0], "curve": {"frames": [1], "return": [1.0]}})
+    more = {
+        "test/mse": 0.1,
+        "test/mse_best": 0.1,
+        "target_noise": "u200",
+        "game": "breakout",
+        "frames": "100000",
+    }
+    rows = [
+        row(f"hl_gauss_{name}", "mse", 0, extras=told, **more) for name in ("noise", "plasticity", "minatar")
+    ]
+    shown = figure(pd.DataFrame(rows))
+    assert len(shown.axes) == 4
+    assert [bool(ax.lines) for ax in shown.axes] == [True] * 4
+    assert len({ax.get_position().y0.round(2) for ax in shown.axes}) == 2

@@ -1,7 +1,7 @@
 """DQN (Mnih et al.; 2015) whose loss is any of the room's: squares, histograms, or C51's own bootstrap.
 
 The algorithm is `LitDQN.play`, top to bottom. A checkpoint holds networks, moments, generators and the actions
-taken; a resumed run plays these actions again, which brings back games, memory and returns exactly, in a few
+taken; a resumed run plays these actions again, which brings back games, memory and returns exactly, in some 20
 seconds per million frames.
 """
 

@@ -1,4 +1,4 @@
-"""The figure of the hl_gauss study: error under each noise, after the last and at the best epoch; fit by phase."""
+"""The figure of the hl_gauss study: error by noise, last and best epoch; fit by phase; returns by frames."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ STYLES = {
     "mse_categorical": ("#CC79A7", "D"),
     "two_hot": ("#009E73", "^"),
     "hl_gauss": ("#0072B2", "o"),
+    "c51": ("#56B4E9", "P"),
 }
 NOISES = {
     "u000": "none", "u050": "uniform\n.5", "u100": "uniform\n1", "u200": "uniform\n2", "t025": "Student\n.25",
@@ -24,7 +25,7 @@ NOISES = {
 
 
 def figure(records: "DataFrame") -> "Figure":
-    """Two panels of the noisy targets and one of the moving ones, as far as they have been run.
+    """Two panels of the noisy targets, one of the moving ones, learning curves of games, as far as they have been run.
 
     Args:
         records: tidy rows of the experiments.
@@ -32,19 +33,27 @@ def figure(records: "DataFrame") -> "Figure":
     import matplotlib.pyplot as plt
 
     done = records[records["status"] == "done"]
-    noisy, moving = (done[done["experiment"] == f"hl_gauss_{name}"] for name in ("noise", "plasticity"))
-    panels = 2 * (not noisy.empty) + (not moving.empty)
+    noisy, moving, played = (
+        done[done["experiment"] == f"hl_gauss_{name}"] for name in ("noise", "plasticity", "minatar")
+    )
+    games = [] if played.empty else list(played.groupby(["game", "frames"], sort=False))
+    panels = max(2 * (not noisy.empty) + (not moving.empty) + len(games), 1)
+    rows = 1 if panels <= 3 else -(-panels // 2)
+    columns = -(-panels // rows)
     with plt.rc_context({"font.size": 10, "legend.fontsize": 10, "axes.grid": True, "grid.alpha": 0.3}):
-        fig, axes = plt.subplots(
-            1, max(panels, 1), figsize=(4.8 * max(panels, 1), 4.6), layout="constrained", squeeze=False
-        )
-        axes = list(axes[0])
+        size = (4.8 * columns, 4.6 if rows == 1 else 3.9 * rows + 0.4)
+        fig, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+        axes = list(grid.flat)
+        for ax in axes[panels:]:
+            ax.remove()
         if not noisy.empty:
             _by_noise(axes[0], noisy, "test/mse", "noisy targets: last epoch")
             _by_noise(axes[1], noisy, "test/mse_best", "noisy targets: best validation epoch")
             axes[1].sharey(axes[0])
         if not moving.empty:
-            _by_phase(axes[-1], moving)
+            _by_phase(axes[2 * (not noisy.empty)], moving)
+        for ax, ((game, frames), rows_of) in zip(axes[panels - len(games) :], games, strict=False):
+            _by_frames(ax, rows_of, f"DQN on {game}, {int(frames):_} frames".replace("_", " "))
         drawn = {
             label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
@@ -88,6 +97,36 @@ def _by_phase(ax: Any, rows: "DataFrame") -> None:
             told = runs[0]["offsets"]
             _points(ax, np.arange(len(told)), list(np.log([run["fit"] for run in runs]).T), arm, lw=1.2)
     ax.set_xticks(range(len(told)), [f"{b:g}" for b in told])
+
+
+def _by_frames(ax: Any, rows: "DataFrame", title: str) -> None:
+    """Interquartile mean over runs of the training return, and its 95 % bootstrap interval.
+
+    A panel is one game, so the strata of a stratified bootstrap, the games, are resampled each on its own.
+    """
+    from scipy.stats import bootstrap, trim_mean
+
+    def iqm(x: Any, axis: int) -> Any:
+        return trim_mean(x, 0.25, axis=axis)
+
+    ax.set(xlabel="frames", ylabel="return (interquartile mean)", title=title)
+    for arm in STYLES:
+        told = rows.loc[(rows["arm"] == arm) & (rows["extras"] != ""), "extras"]
+        runs = [
+            dict(zip(curve["frames"], curve["return"], strict=True))
+            for curve in (json.loads(text)["curve"] for text in told)
+        ]
+        if not runs:
+            continue
+        frames = sorted(set(runs[0]).intersection(*runs))  # a point may lack an episode that ended
+        x = np.array([[run[f] for f in frames] for run in runs])
+        colour, _ = STYLES[arm]
+        ax.plot(frames, iqm(x, 0), color=colour, label=arm, lw=1.5)
+        if len(runs) > 1:
+            low, high = bootstrap(
+                (x,), iqm, axis=0, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
+            ).confidence_interval
+            ax.fill_between(frames, low, high, color=colour, alpha=0.2, lw=0)
 
 
 def _plain(ax: Any) -> None:
