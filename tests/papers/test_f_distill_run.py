@@ -114,10 +114,11 @@ def test_a_run_cut_in_the_middle_ends_as_an_uncut_one(cli, outputs, tmp_path, mo
 def test_figure_draws_what_there_is(cli, outputs):
     import matplotlib.pyplot as plt
 
-    for experiment in ("f_distill_gauss", "f_distill_modes"):
+    for experiment in ("f_distill_gauss", "f_distill_modes", "f_distill_digits"):
         assert cli(f"experiment={experiment}", "scale=smoke", "callbacks.progress=false").code == 0
     table = records.tidy(records.read(path) for path in outputs.glob("*/smoke/*/record.json"))  # type: ignore[misc]
     assert json.loads(table["extras"].max())["samples"]
-    fig = figure(table)
-    assert len(fig.axes) >= 6
-    plt.close(fig)
+    for part, panels in ((table, 8), (table[table["experiment"] != "f_distill_digits"], 6)):
+        fig = figure(part)
+        assert len(fig.axes) == panels
+        plt.close(fig)

@@ -117,7 +117,7 @@ class Digits(nn.Module):
     @torch.no_grad()
     def embed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
         """The classifier's last hidden layer."""
-        return self.classifier[:-1](x)
+        return nn.Sequential(*list(self.classifier)[:-1])(x)
 
     def measure(self, x: Float[Tensor, "n d"]) -> dict[str, float]:
         """recall and precision (k = 3) and the classifier-feature distance against all images."""

@@ -31,10 +31,9 @@ def figure(records: "DataFrame") -> "Figure":
         done[done["experiment"] == f"f_distill_{n}"] for n in ("gauss", "modes", "digits")
     )
     with plt.rc_context({"font.size": 11}):
-        fig = plt.figure(figsize=(13, 11.5 if len(digits) else 8), layout="constrained")
-        rows = fig.subfigures(
-            3 if len(digits) else 2, 1, height_ratios=[1, 1.05, 0.95][: 3 if len(digits) else 2]
-        )
+        fig: Any = plt.figure(figsize=(13, 11.5 if len(digits) else 8), layout="constrained")
+        heights = [1, 1.05, 0.95] if len(digits) else [1, 1.05]
+        rows = fig.subfigures(len(heights), 1, height_ratios=heights)
         left, middle, right = rows[0].subplots(1, 3)
         _widths(left, gauss, styles)
         _modes(middle, modes, styles)
