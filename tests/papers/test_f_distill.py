@@ -337,6 +337,11 @@ def test_refused_settings(kind, settings, match):
         kind(divergence=ReverseKL(), **settings)
 
 
+def test_points_take_no_data():
+    with pytest.raises(ValueError, match="leave data=none"):
+        LitDistill("images", divergence=ReverseKL(), task=Points())
+
+
 def test_unknown_target():
     with pytest.raises(ValueError, match="ring8, grid25"):
         Points("cross")

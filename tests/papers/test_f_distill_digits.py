@@ -94,3 +94,11 @@ def test_a_smoke_run_leaves_no_file_behind_and_its_samples_in_the_record(cli, ou
     assert len(record["extras"]["samples"]) == 24 * 64
     assert set(record["metrics"]) >= {"test/recall", "test/precision", "test/feature_distance"}
     assert not (outputs.parent / "data").exists()
+
+
+def test_one_step_on_the_images_of_a_data_set(cli, outputs):
+    answer = cli("experiment=paper/f_distill_images", "scale=smoke", "callbacks.progress=false")
+    assert answer.code == 0, answer.err
+    (record,) = [asdict(records.read(p)) for p in outputs.rglob("record.json")]  # type: ignore[arg-type]
+    assert record["extras"]["samples"] == ""
+    assert record["config"]["module"]["n_fake"] == 5

@@ -13,6 +13,7 @@ from lossatlas.diffusion.levels import check_range
 from lossatlas.lit import LitModule
 from lossatlas.papers.f_distill.divergences import Divergence
 from lossatlas.papers.f_distill.losses import (
+    check_settings,
     check_weight,
     generator_loss,
     logistic_loss,
@@ -41,6 +42,7 @@ class LitDistill(LitModule):
     steps; update, the ratio of mean updates there. The task's metrics are measured every `eval_steps` steps, too.
 
     Args:
+        data: images for a `task` that is a partial; None for one that brings its own.
         divergence: of the arm.
         task: teacher, data, networks and metrics: `Points` or `Digits`.
         sigma: lowest and highest noise level. clip, normalise: see `update_weight`. bins: of log sigma, for its means.
@@ -64,7 +66,7 @@ class LitDistill(LitModule):
 
     def __init__(
         self,
-        data: None = None,
+        data: Any = None,
         *args: Any,
         divergence: Divergence,
         task: Any,
@@ -86,22 +88,20 @@ class LitDistill(LitModule):
     ) -> None:
         check_range(*sigma)
         check_weight(clip, normalise)
-        check_settings(weighting, ratio, task)
-        if (
-            min(n_fake, rounds, measured, eval_steps, bins) < 1
-            or lambda_gan < 0
-            or min(lr_generator, lr_others) <= 0
-        ):
+        check_settings(weighting, ratio, task, data)
+        rates = (lr_generator, lr_others, lr_others)
+        if min(n_fake, rounds, measured, eval_steps, bins) < 1 or lambda_gan < 0 or min(rates) <= 0:
             raise ValueError(
                 "needs n_fake, rounds, measured, eval_steps, bins >= 1, lambda_gan >= 0 and rates > 0, got "
                 f"{n_fake=}, {rounds=}, {measured=}, {eval_steps=}, {bins=}, {lambda_gan=}, {lr_generator=}, "
                 f"{lr_others=}"
             )
         super().__init__(None, *args, rounds=rounds, **settings)
+        task = task if data is None else task(data)
         self.divergence, self.task = divergence, task
         self.sigma, self.clip, self.normalise, self.bins = tuple(sigma), clip, normalise, bins
         self.weighting, self.ratio, self.n_fake, self.lambda_gan = weighting, ratio, n_fake, lambda_gan
-        self.rates, self.betas = (lr_generator, lr_others, lr_others), (betas[0], betas[1])
+        self.rates, self.betas = rates, (betas[0], betas[1])
         self.measured, self.eval_steps = measured, eval_steps
         self.generator = task.generator(stream(self.seed, "f_distill/generator"))
         self.fake = task.fake(stream(self.seed, "f_distill/fake"))
@@ -270,11 +270,9 @@ class LitDistill(LitModule):
 
     def replica(self, i: int) -> dict[str, Any]:
         """What a run of replica i alone would leave: error, metrics, rows of its curves, units, extras."""
-        names = [f"test/{name}" for name in self.names]
-        rows = [
-            {"step": float(k * self.eval_steps), **dict(zip(names, row, strict=True))}
-            for k, row in enumerate(self.curve[i].tolist())
-        ]
+        names = ["step", *(f"test/{name}" for name in self.names)]
+        points = enumerate(self.curve[i].tolist())
+        rows = [dict(zip(names, [float(k * self.eval_steps), *row], strict=True)) for k, row in points]
         left = {"error": None, "metrics": {}, "rows": rows, "units": [], "extras": {}}
         x = self.samples()[i]
         if bool(self.diverged[i]) or not bool(x.isfinite().all()):
@@ -284,9 +282,7 @@ class LitDistill(LitModule):
             **{f"test/{name}": value for name, value in self.task.measure(x).items()},
             **log_second_moment(self.moments[i], min(self.measured, self.rounds)),
         }
-        curve = {
-            name: [round(v, 4) for v in self.curve[i, :, k].tolist()] for k, name in enumerate(self.names)
-        }
+        curve = {n: [round(v, 4) for v in self.curve[i, :, k].tolist()] for k, n in enumerate(self.names)}
         extras = {"samples": self.task.shown(x), "steps": self.eval_steps, "curve": curve}
         return left | {"metrics": metrics, "extras": extras}
 
@@ -301,13 +297,3 @@ class LitDistill(LitModule):
     def curve_rows(self) -> list[dict[str, float]]:
         """The task's metrics every `eval_steps` steps, of the first replica."""
         return self.replica(0)["rows"]
-
-
-def check_settings(weighting: str, ratio: str, task: Any) -> None:
-    """Raises ValueError for a weighting or ratio that there is not."""
-    if weighting not in ("sigma2", "dmd"):
-        raise ValueError(f"weighting is sigma2 or dmd, got {weighting!r}")
-    if ratio not in ("learned", "oracle"):
-        raise ValueError(f"ratio is learned or oracle, got {ratio!r}")
-    if ratio == "oracle" and not hasattr(task, "log_density"):
-        raise ValueError(f"ratio=oracle needs a teacher with a density, {type(task).__name__} has none")

@@ -1,10 +1,11 @@
 """Eq. 1 as a loss, the weight's clipping and normalisation (eq. 3), the discriminator's loss and the GAN term."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
 from lossatlas.papers.f_distill.divergences import Divergence
@@ -57,6 +58,20 @@ def check_weight(clip: float, normalise: str) -> None:
         raise ValueError(f"needs clip > 0 of log r, got {clip}")
     if normalise not in NORMALISERS:
         raise ValueError(f"normalise is one of {', '.join(NORMALISERS)}, got {normalise!r}")
+
+
+def check_settings(weighting: str, ratio: str, task: Any, data: Any = None) -> None:
+    """Raises ValueError for a weighting or ratio that there is not, or data that the task cannot take."""
+    if weighting not in ("sigma2", "dmd"):
+        raise ValueError(f"weighting is sigma2 or dmd, got {weighting!r}")
+    if ratio not in ("learned", "oracle"):
+        raise ValueError(f"ratio is learned or oracle, got {ratio!r}")
+    if data is not None and isinstance(task, nn.Module):
+        raise ValueError(
+            f"{type(task).__name__} brings its own data: leave data=none, or give a partial task"
+        )
+    if ratio == "oracle" and not hasattr(task, "log_density"):
+        raise ValueError(f"ratio=oracle needs a teacher with a density, {type(task).__name__} has none")
 
 
 def generator_loss(
