@@ -274,6 +274,14 @@ def test_the_generator_loss_sends_no_gradient_to_the_other_networks(lambda_gan):
         assert all(p.grad is None for p in net.parameters())
 
 
+def test_the_discriminator_learns_the_ratio_of_teacher_to_student():
+    run = LitDistill(divergence=ReverseKL(), task=Points(), rounds=80, batch_size=64, lr_generator=1e-9)
+    run.play(torch.arange(80))
+    sigma = torch.full((1, 500, 1), 0.3)
+    real, made = run.task.real(500, stream(1, "test"))[None], run.samples()[:, :500]
+    assert run.logits(real, sigma).mean() > 1 > -1 > run.logits(made, sigma).mean()
+
+
 def test_the_gan_term_adds_its_gradient():
     plain, combined = distil(), distil(lambda_gan=0.5)
     z, sigma, e = moved = plain.draws(0)[-2]
