@@ -116,7 +116,8 @@ class LitCondense(LitModule):
             S, T = self._siamese(self.S, T, draws) if rule.augment else (self.S, T)
             distance = contrastive_distance if rule.contrasts(outer, inner) else classwise_distance
             loss = distance(net, S, T)
-            self.descend(loss)
+            (self.S.grad,) = torch.autograd.grad(loss, self.S)  # backward() would form the weights' gradients, too
+            self._optimizer.step()
             losses.append(loss.detach())
             if inner < self.inner - 1:
                 self._train(net, optimizer_net, draws)
