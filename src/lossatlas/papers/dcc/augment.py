@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 OPERATIONS = ("flip", "shift", "cutout", "scale", "rotate", "colour")
 RATIO = {"shift": 0.125, "cutout": 0.5, "scale": 1.2, "rotate": 15.0, "brightness": 1.0, "contrast": 0.5}
@@ -38,7 +38,7 @@ def apply(x: Float[Tensor, "n C H W"], d: Draw) -> Float[Tensor, "n C H W"]:
     if d.operation == "shift":
         room = max(1, round(RATIO["shift"] * side))
         dy, dx = (math.floor(u * (2 * room + 1)) for u in (a, b))
-        return F.pad(x, [room] * 4)[..., dy : dy + side, dx : dx + side]
+        return functional.pad(x, [room] * 4)[..., dy : dy + side, dx : dx + side]
     if d.operation == "cutout":
         size = max(1, round(RATIO["cutout"] * side))
         top, left = (math.floor(u * (side + 1)) - size // 2 for u in (a, b))
@@ -58,5 +58,5 @@ def apply(x: Float[Tensor, "n C H W"], d: Draw) -> Float[Tensor, "n C H W"]:
 
 def _warp(x: Tensor, matrix: list[list[float]]) -> Tensor:
     theta = x.new_tensor([[*row, 0.0] for row in matrix]).expand(len(x), 2, 3)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, padding_mode="zeros", align_corners=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from lossatlas.data import Data
 from lossatlas.lit import LitModule
@@ -18,7 +18,14 @@ from lossatlas.papers.dcc.nets import accuracy, drawn, kernel_velocity, tangent_
 from lossatlas.papers.dcc.rules import Matching, RealImages, k_centers
 from lossatlas.seeding import stream
 
-METRICS = ("eval/top1", "match/contrast", "match/classwise", "match/class_cosine", "kernel/velocity", "texture/share")
+METRICS = (
+    "eval/top1",
+    "match/contrast",
+    "match/classwise",
+    "match/class_cosine",
+    "kernel/velocity",
+    "texture/share",
+)
 CHECKS = 5  # fresh networks on which distances are measured
 PROBES = 10  # steps between two tangent kernels, and kernels after the first
 
@@ -116,7 +123,9 @@ class LitCondense(LitModule):
             S, T = self._siamese(self.S, T, draws) if rule.augment else (self.S, T)
             distance = contrastive_distance if rule.contrasts(outer, inner) else classwise_distance
             loss = distance(net, S, T)
-            (self.S.grad,) = torch.autograd.grad(loss, self.S)  # backward() would form the weights' gradients, too
+            (self.S.grad,) = torch.autograd.grad(
+                loss, self.S
+            )  # backward() would form the weights' gradients, too
             self._optimizer.step()
             losses.append(loss.detach())
             if inner < self.inner - 1:
@@ -127,11 +136,13 @@ class LitCondense(LitModule):
         """Some epochs of the network on S, which stays."""
         x, y = self._synthetic()
         for _ in range(self.epochs_net):
-            order = torch.randperm(len(x), generator=draws) if len(x) > self.batch_syn else torch.arange(len(x))
+            order = (
+                torch.randperm(len(x), generator=draws) if len(x) > self.batch_syn else torch.arange(len(x))
+            )
             for rows in order.split(self.batch_syn):
                 shown = augment.apply(x[rows], augment.draw(draws)) if self._augments else x[rows]
                 optimizer.zero_grad()
-                F.cross_entropy(net(shown), y[rows]).backward()
+                functional.cross_entropy(net(shown), y[rows]).backward()
                 optimizer.step()
 
     @property
@@ -191,8 +202,10 @@ class LitCondense(LitModule):
             net, T = drawn(self.make, self.seed, f"dcc/check/{k}"), self._real(f"check/{k}", self.batch_real)
             contrast.append(contrastive_distance(net, S, T).item())
             classwise.append(classwise_distance(net, S, T).item())
-            flat = torch.stack([torch.cat([g.flatten() for g in G]) for G in class_gradients(net, S, keep=False)])
-            pairs = itertools.combinations(F.normalize(flat, dim=1), 2)
+            flat = torch.stack(
+                [torch.cat([g.flatten() for g in G]) for G in class_gradients(net, S, keep=False)]
+            )
+            pairs = itertools.combinations(functional.normalize(flat, dim=1), 2)
             cosines.append(float(torch.stack([a @ b for a, b in pairs]).mean()))
         return sum(contrast) / CHECKS, sum(classwise) / CHECKS, sum(cosines) / CHECKS
 
@@ -205,7 +218,7 @@ class LitCondense(LitModule):
         for _ in range(PROBES):
             for _ in range(PROBES):
                 optimizer.zero_grad()
-                F.cross_entropy(net(x), y).backward()
+                functional.cross_entropy(net(x), y).backward()
                 optimizer.step()
             kernels.append(tangent_kernel(net, probe.flatten(0, 1)))
         moved = [kernel_velocity(a, b, PROBES) for a, b in itertools.pairwise(kernels)]

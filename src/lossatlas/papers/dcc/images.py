@@ -6,17 +6,17 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from lossatlas.data import Data
 from lossatlas.seeding import stream
 
-RANK = 20  # dimensions of the texture
+RANK = 20  # dimensions of the texture, where an image has as many
 BLUR, WIDTH = 1.5, 7  # pixels: deviation and size of the Gaussian that smooths it
 
 
 class Images(NamedTuple):
-    """Standardised images (n, C, s, s) and labels 0..K-1 of both splits, and the basis of the texture (RANK, C s s)."""
+    """Standardised images (n, C, s, s) and labels 0..K-1 of both splits, and the basis of the texture (rank, C s s)."""
 
     x: Tensor
     y: Tensor
@@ -30,17 +30,17 @@ def texture_basis(channels: int, side: int) -> Float[Tensor, "k D"]:
 
     The noise is smoothed around the image's edges (circularly), so that no place is special.
     """
-    half = WIDTH // 2
-    noise = torch.randn(RANK, channels, side, side, generator=stream(0, "dcc/texture"), dtype=torch.float64)
+    half, rank = WIDTH // 2, min(RANK, channels * side * side)
+    noise = torch.randn(rank, channels, side, side, generator=stream(0, "dcc/texture"), dtype=torch.float64)
     bell = torch.exp(-torch.arange(-half, half + 1.0, dtype=torch.float64).square() / (2 * BLUR**2))
     kernel = torch.outer(bell, bell) / bell.sum() ** 2
-    padded = F.pad(noise, [half] * 4, mode="circular")
-    smooth = F.conv2d(padded.flatten(0, 1)[:, None], kernel[None, None]).reshape(RANK, -1)
+    padded = functional.pad(noise, [half] * 4, mode="circular")
+    smooth = functional.conv2d(padded.flatten(0, 1)[:, None], kernel[None, None]).reshape(rank, -1)
     return torch.linalg.qr(smooth.mT).Q.mT.float()
 
 
 def textured(data: Data, classes: list[int] | None, side: int, amplitude: float, seed: int) -> Images:
-    """Images of some classes, pooled and standardised, plus amplitude times t = sqrt(D / RANK) w Q, w ~ N(0, I).
+    """Images of some classes, pooled and standardised, plus amplitude times t = sqrt(D / rank) w Q, w ~ N(0, I).
 
     t is drawn for each image apart from its class and has the variance 1 of the images.
 
@@ -68,14 +68,14 @@ def textured(data: Data, classes: list[int] | None, side: int, amplitude: float,
         split = getattr(data, name)
         rows = (number[split.y] >= 0).nonzero()[:, 0]
         x = data.batch(split, rows, train=False).x
-        found[name] = F.adaptive_avg_pool2d(x, side), number[split.y[rows]]
+        found[name] = functional.adaptive_avg_pool2d(x, side), number[split.y[rows]]
     mean, std = found["train"][0].mean(), found["train"][0].std()
     Q = texture_basis(data.shape[0], side)
-    made = []
+    made: dict[str, Tensor] = {}
     for name, (x, y) in found.items():
         x = (x - mean) / std
         if amplitude > 0:
-            w = torch.randn(len(x), RANK, generator=stream(seed, f"dcc/texture/{name}"))
-            x = x + amplitude * math.sqrt(Q.shape[1] / RANK) * (w @ Q).reshape(x.shape)
-        made += [x, y]
-    return Images(*made, Q)
+            w = torch.randn(len(x), len(Q), generator=stream(seed, f"dcc/texture/{name}"))
+            x = x + amplitude * math.sqrt(Q.shape[1] / len(Q)) * (w @ Q).reshape(x.shape)
+        made |= {name: x, f"{name} y": y}
+    return Images(made["train"], made["train y"], made["test"], made["test y"], Q)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from lossatlas.lit import LitModule
 from lossatlas.papers.dcc.matching import EPS, row_distance
@@ -34,7 +34,7 @@ class World(NamedTuple):
 def world(numbers: list[int], C: int, d: int, M: float) -> World:
     """Unit vectors m and v_c of each draw number."""
     drawn = torch.stack([torch.randn(C + 1, d, generator=stream(n, "dcc/linear/world")) for n in numbers])
-    unit = F.normalize(drawn, dim=-1)
+    unit = functional.normalize(drawn, dim=-1)
     return World(unit[:, 0], M, unit[:, 1:])
 
 
@@ -48,9 +48,7 @@ def images(w: World, numbers: list[int], purpose: str, count: int) -> Float[Tens
     return s * w.M * w.m[:, None, None] + w.v[:, :, None] + z[..., 1:] / math.sqrt(d)
 
 
-def regression_gradients(
-    W: Float[Tensor, "R C d"], x: Float[Tensor, "R C n d"]
-) -> Float[Tensor, "R C C d"]:
+def regression_gradients(W: Float[Tensor, "R C d"], x: Float[Tensor, "R C n d"]) -> Float[Tensor, "R C C d"]:
     """Of each class c, the gradient of the mean cross-entropy of its images with respect to W: (R, c, neuron, d)."""
     excess = (x @ W[:, None].mT).softmax(-1) - torch.eye(W.shape[1], dtype=W.dtype)[:, None]
     return excess.mT @ x / x.shape[2]
@@ -109,9 +107,17 @@ class LitLinear(LitModule):
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        counts = {"ipc": ipc, "rounds": rounds, "inner": inner, "epochs_net": epochs_net, "batch_real": batch_real}
+        counts = {
+            "ipc": ipc,
+            "rounds": rounds,
+            "inner": inner,
+            "epochs_net": epochs_net,
+            "batch_real": batch_real,
+        }
         if min(counts.values()) < 1 or min(C, d) < 2 or not 0 <= M < math.inf:
-            raise ValueError(f"needs counts >= 1, C, d >= 2 and a finite M >= 0, got {counts}, {C=}, {d=}, {M=}")
+            raise ValueError(
+                f"needs counts >= 1, C, d >= 2 and a finite M >= 0, got {counts}, {C=}, {d=}, {M=}"
+            )
         if not 1 <= repetitions <= PER_SEED:
             raise ValueError(f"repetitions must lie in 1..{PER_SEED}, got {repetitions}")
         if isinstance(rule, RealImages) and rule.by != "random":
@@ -129,7 +135,9 @@ class LitLinear(LitModule):
     def play(self, rounds: Tensor) -> Tensor | None:
         """A chunk of networks; after the last one the images are evaluated."""
         rule = self.rule
-        losses = [self._condense(outer, rule) for outer in rounds.tolist()] if isinstance(rule, Matching) else []
+        losses = (
+            [self._condense(outer, rule) for outer in rounds.tolist()] if isinstance(rule, Matching) else []
+        )
         if int(rounds[-1]) == self.rounds - 1:
             self._evaluate()
         return torch.stack(losses) if losses else None
@@ -160,7 +168,7 @@ class LitLinear(LitModule):
         signal = w.v - w.v.mean(1, keepdim=True)
         along = (centred @ w.m[:, :, None])[..., 0]
         share = along.square().sum(1) / centred.square().sum((1, 2))
-        alignment = F.cosine_similarity(centred.flatten(1), signal.flatten(1))
+        alignment = functional.cosine_similarity(centred.flatten(1), signal.flatten(1))
         W, speed = self._weights("eval"), torch.zeros(())
         for _ in range(EVAL_STEPS):
             speed = 0.9 * speed + regression_gradients(W, S).mean(1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 EPS = 1e-6  # in the denominator of the cosine, as in the authors' code
 
@@ -19,8 +19,8 @@ def row_distance(
 ) -> Float[Tensor, "*B"]:
     """sum_o 1 - cos(G_o, H_o), the rows being the weights of output neurons.
 
-    With eps > 0 the rows' product of norms grows by it: rows much smaller than sqrt(eps) cost 1 each even where they are
-    equal. With eps = 0 the value depends on directions alone and rows must not be zero.
+    With eps > 0 the rows' product of norms grows by it: rows much smaller than sqrt(eps) cost 1 each even where they
+    are equal. With eps = 0 the value depends on directions alone and rows must not be zero.
 
     Args:
         eps: >= 0.
@@ -44,9 +44,7 @@ def gradient_distance(G: Sequence[Tensor], H: Sequence[Tensor], eps: float = EPS
         ValueError: lists of other shapes, or nothing but one-dimensional tensors.
     """
     if [g.shape for g in G] != [h.shape for h in H]:
-        raise ValueError(
-            "the gradients to be compared must have equal shapes: they come from one network"
-        )
+        raise ValueError("the gradients to be compared must have equal shapes: they come from one network")
     rows = [row_distance(g.flatten(1), h.flatten(1), eps) for g, h in zip(G, H, strict=True) if g.ndim > 1]
     if not rows:
         raise ValueError("no gradient has an output dimension: the network needs a weight matrix or kernel")
@@ -60,7 +58,7 @@ def weights_of(net: nn.Module) -> list[nn.Parameter]:
 
 def gradients(net: nn.Module, x: Tensor, y: Tensor, keep: bool) -> tuple[Tensor, ...]:
     """Gradient of the mean cross-entropy with respect to `weights_of(net)`; with its graph if `keep`."""
-    return torch.autograd.grad(F.cross_entropy(net(x), y), weights_of(net), create_graph=keep)
+    return torch.autograd.grad(functional.cross_entropy(net(x), y), weights_of(net), create_graph=keep)
 
 
 def class_gradients(net: nn.Module, x: Float[Tensor, "C b *shape"], keep: bool) -> list[tuple[Tensor, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from lossatlas.seeding import stream
 
@@ -80,7 +80,7 @@ def trained(
         rows = torch.randint(len(x), (batch,), generator=g) if len(x) > batch else slice(None)
         shown = x[rows] if change is None else change(x[rows])
         optimizer.zero_grad()
-        F.cross_entropy(net(shown), y[rows]).backward()
+        functional.cross_entropy(net(shown), y[rows]).backward()
         optimizer.step()
         schedule.step()
     return net
