@@ -275,7 +275,9 @@ def test_the_generator_loss_sends_no_gradient_to_the_other_networks(lambda_gan):
 
 
 def test_the_discriminator_learns_the_ratio_of_teacher_to_student():
-    run = LitDistill(divergence=ReverseKL(), task=Points(), rounds=80, batch_size=64, lr_generator=1e-9)
+    run = LitDistill(
+        divergence=ReverseKL(), task=Points(), rounds=80, batch_size=64, lr_generator=1e-9, lr_others=5e-3
+    )
     run.play(torch.arange(80))
     sigma = torch.full((1, 500, 1), 0.3)
     real, made = run.task.real(500, stream(1, "test"))[None], run.samples()[:, :500]
