@@ -61,7 +61,7 @@ def _widths(ax: Any, rows: "DataFrame", styles: dict[str, dict[str, str]]) -> No
         shift = np.linspace(-0.25, 0.25, len(s)) if len(s) > 1 else np.zeros(1)
         ax.plot(k + shift, s, ls="", ms=5, alpha=0.7, **styles[arm])
     ax.axhline(1.55, color="#767676", ls=":")
-    ax.text(len(arms) - 0.5, 1.56, "teacher's", color="#555555", va="bottom", ha="right")
+    ax.text(-0.4, 1.56, "teacher's", color="#555555", va="bottom")
     ax.set_xticks(range(len(arms)), arms)
     ax.set(title="Gaussian student, all exact", ylabel="final width s")
 
@@ -99,7 +99,7 @@ def _samples(ax: Any, rows: "DataFrame", arm: str, styles: dict[str, dict[str, s
     for run in _extras(rows.sort_values("seed").head(SEEDS)):
         x = np.array(run["samples"]).reshape(-1, 2) / 100
         ax.plot(*x.T, ls="", marker=".", ms=4, alpha=0.5, color=styles[arm]["color"])
-    ax.set_title(f"{arm}: samples of seeds 0 to {SEEDS - 1}")
+    ax.set_title(f"{arm}: samples of the first {SEEDS} seeds")
 
 
 def _digits(part: Any, rows: "DataFrame", styles: dict[str, dict[str, str]]) -> None:
