@@ -143,3 +143,17 @@ def test_infrastructure_does_not_change_a_runs_identity(cli, outputs):
     assert "kept from an earlier run" in cli(*SMOKE, "logger=none", "trainer.threads=2").out
     assert "kept from an earlier run" not in cli(*SMOKE, "arms.aldr_kl.alpha=3.0").out
     assert "kept from an earlier run" in cli(*SMOKE, "arms.ce.reduction=mean").out  # another arm's setting
+
+
+def test_adam_does_not_look_for_a_driver_at_every_step_where_there_is_none(cli, monkeypatch):
+    """Lightning's import asks torch to; a step of Adam on a small net then takes three times as long."""
+    import torch
+
+    if torch.cuda.device_count():
+        pytest.skip("there is a GPU")
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    assert cli(*SMOKE).code == 0
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("asked again"))
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
+    torch.optim.Adam([parameter]).step()

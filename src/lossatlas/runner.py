@@ -273,8 +273,13 @@ def make(node: Any, name: str, /, **kwargs: Any) -> Any:
 
 
 def silence() -> None:
-    """Keeps Lightning's tips and device lines off the terminal, and its warnings that do not apply here."""
+    """Keeps Lightning's tips and device lines off the terminal, warnings that do not apply, and a slow check."""
     import pytorch_lightning  # noqa: F401  (it sets its logger's level when it is imported)
+    import torch
+
+    if torch.cuda.device_count() == 0:
+        # Lightning has torch ask the driver for GPUs, and Adam asks at every step: .1 ms to find no driver again
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
