@@ -123,9 +123,10 @@ class LitCondense(LitModule):
             S, T = self._siamese(self.S, T, draws) if rule.augment else (self.S, T)
             distance = contrastive_distance if rule.contrasts(outer, inner) else classwise_distance
             loss = distance(net, S, T)
-            (self.S.grad,) = torch.autograd.grad(
-                loss, self.S
-            )  # backward() would form the weights' gradients, too
+            # not `descend`, whose backward() would form the weights' gradients, too
+            (self.S.grad,) = torch.autograd.grad(loss, self.S)
+            if self.gradient_clip is not None:
+                nn.utils.clip_grad_norm_([self.S], self.gradient_clip)
             self._optimizer.step()
             losses.append(loss.detach())
             if inner < self.inner - 1:

@@ -27,8 +27,8 @@ def figure(records: "DataFrame") -> "Figure":
     done = records[records["status"] == "done"]
     linear, clothes = (done[done["experiment"] == f"dcc_{name}"] for name in ("linear", "condense"))
     with plt.rc_context({"font.size": 11}):
-        fig: Any = plt.figure(figsize=(13, 6.6), layout="constrained")
-        top, bottom = fig.subfigures(2, 1, height_ratios=[2.2, 1])
+        fig: Any = plt.figure(figsize=(13, 5.6), layout="constrained")
+        top, bottom = fig.subfigures(2, 1, height_ratios=[4.2, 1])
         axes = top.subplots(1, 3)
         units = linear[linear["unit"].notna()] if "unit" in linear else linear
         _by(axes[0], units, "M", "test/alignment", styles)
