@@ -121,7 +121,7 @@ def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
         name = str(metric) if condition == "all" else f"{metric} at {condition}"
         words = f"{name} of {experiment} by {axis}: mean over runs with a band of 95 %"
         layout = {
-            "xaxis": {"title": {"text": _text(axis)}, "type": _steps_type(found["step"])},
+            "xaxis": {"title": {"text": _text(axis)}, **_steps_axis(found["step"])},
             "yaxis": {"title": {"text": _text(str(metric))}, **_spread(found)},
         }
         flat = found["mean"].nunique() == 1
@@ -129,11 +129,13 @@ def curves(bands: DataFrame, styles: Styles) -> dict[str, list[Plot]]:
     return {name: [plot for _, plot in sorted(plots, key=itemgetter(0))] for name, plots in made.items()}
 
 
-def _steps_type(steps: Any) -> str:
+def _steps_axis(steps: Any) -> dict[str, Any]:
     """Logarithmic where the steps were: half of them lie in the first tenth of a range of two decades or more."""
     positive = steps[steps > 0]
     wide = len(positive) > 8 and positive.max() >= 100 * positive.min()
-    return "log" if wide and positive.median() < positive.max() / 10 else "linear"
+    if wide and positive.median() < positive.max() / 10:
+        return {"type": "log"}
+    return {"type": "linear", "tickformat": ",~f"}  # 20,000 and not 0.2 x 10^5
 
 
 def _spread(found: DataFrame) -> dict[str, Any]:
