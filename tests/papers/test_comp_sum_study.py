@@ -182,7 +182,7 @@ def test_figure_shows_what_was_run():
     drawn = np.asarray(left.lines[0].get_xydata())
     assert drawn.ravel().tolist() == pytest.approx([0.0, 0.805, 1.0, 0.805])
     assert len(middle.lines) == 6  # five curves and one set of points
-    assert right.get_legend_handles_labels()[1] == ["trades", "adv_comp_sum"]
+    assert right.get_legend_handles_labels()[1] == ["adv_comp_sum", "trades"]
 
 
 def test_figure_of_one_experiment_alone():

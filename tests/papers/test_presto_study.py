@@ -305,7 +305,7 @@ def test_log_ratio_by_hand():
 
 
 def test_figure_has_a_box_per_arm_and_problem():
-    drawn = figure(rows())
+    drawn = figure(rows().assign(experiment="presto_rare"))
     assert [ax.get_title() for ax in drawn.axes] == ["simulation A, s = 1/2", "simulation B"]
     assert [len(ax.patches) for ax in drawn.axes] == [4, 2]
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["presto", "logistic"]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["logistic", "presto"]
