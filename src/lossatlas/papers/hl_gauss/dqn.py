@@ -135,19 +135,20 @@ class LitDQN(LitModule):
     def play(self, rounds: Tensor) -> Tensor | None:
         """A chunk of rounds: act, remember, learn from the memory, now and then renew the target network."""
         assert self.net is not None
-        values = []
+        values, updates = [], int(self.updates)
         for t in rounds.tolist():
             actions = choose(self.q(self.obs), self.chance(t * len(self.games)), self.policy)
             self.taken[t] = actions
-            self.played += 1
             self.observe(actions)
             if self.log_.frame >= self.warm:
                 loss = self.td_losses(self.replay.sample(self.batch_size, self.sampling)).mean()
                 self.descend(loss)
                 values.append(loss.detach())
-                self.updates += 1
-                if self.updates % self.sync == 0:
+                updates += 1
+                if updates % self.sync == 0:
                     self.target.load_state_dict(self.net.state_dict())
+        self.updates.fill_(updates)
+        self.played += len(rounds)
         return torch.stack(values) if values else None
 
     def chance(self, frame: int) -> float:
