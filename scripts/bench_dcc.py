@@ -6,6 +6,7 @@ Usage: python scripts/bench_dcc.py [--rounds 5] [--classes 5 10] [--json FILE]
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import benching
@@ -48,7 +49,9 @@ def main() -> None:
         net = ConvNet(1, C, 14, width=16, depth=2)
         S, T = torch.randn(C, 1, 1, 14, 14, requires_grad=True), torch.randn(C, 64, 1, 14, 14)
 
-        def move(measure, net=net, S=S, T=T) -> Tensor:  # type: ignore[no-untyped-def]
+        def move(
+            measure: Callable[..., Tensor], net: nn.Module = net, S: Tensor = S, T: Tensor = T
+        ) -> Tensor:
             return torch.autograd.grad(measure(net, S, T), S)[0]
 
         torch.testing.assert_close(move(classwise_distance), move(together), atol=1e-4, rtol=1e-3)

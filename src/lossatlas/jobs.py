@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,15 +92,27 @@ def condition_keys(cfg: DictConfig, hydra: Any) -> list[str]:
     """The keys of the study's grid that are neither arm nor seed: a run's condition."""
     keys = list((hydra.sweeper.get("params") or {}).keys())
     grid = cfg.grids.get(cfg.grid) if cfg.grid != "core" else None
-    for params in [grid] if OmegaConf.is_dict(grid) else grid or []:
-        keys += [key for key in swept_keys(params, cfg.arm) if key not in keys]
+    keys += [
+        key
+        for key in swept_keys([grid] if OmegaConf.is_dict(grid) else grid or [], cfg.arm)
+        if key not in keys
+    ]
     return [str(key) for key in keys if key not in ("arm", "seed", "experiment", "scale")]
 
 
-def swept_keys(params: Any, arm: str | None) -> list[str]:
-    """The keys that a block of a grid gives several values, none if the block is about other arms."""
-    arms = [word.strip() for word in str(params.get("arm", arm)).split(",")]
-    return [str(key) for key, value in params.items() if "," in str(value)] if arm in arms else []
+def swept_keys(blocks: Iterable[Any], arm: str | None) -> list[str]:
+    """The keys in which the runs of an arm differ: several values in a block of a grid, or not the same in all blocks.
+
+    Example:
+        >>> swept_keys([{"arm": "a,b", "x": "1"}, {"arm": "a", "x": "2"}, {"arm": "b", "y": "1,2"}], "a")
+        ['x']
+    """
+    own = [
+        block for block in blocks if arm in [word.strip() for word in str(block.get("arm", arm)).split(",")]
+    ]
+    keys = dict.fromkeys(str(key) for block in own for key in block if key != "arm")
+    values = {key: {str(block.get(key)) for block in own} for key in keys}
+    return [key for key in keys if len(values[key]) > 1 or any("," in value for value in values[key])]
 
 
 def stop_asked() -> bool:

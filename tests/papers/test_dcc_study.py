@@ -202,3 +202,18 @@ def test_a_resumed_run_ends_where_an_uncut_one_does(cli, outputs, monkeypatch):
     assert played == [0, 1, 2, 3]
     (path,) = (outputs.parent / "cut").glob("dcc_condense/smoke/*/record.json")
     assert json.loads(path.read_text())["metrics"] == whole
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["dcc_condense", "arm=dsac"], ["dcc_condense", "arm=kcenter"], ["dcc_linear", "arm=dcc"]],
+)
+def test_everything_follows_the_images_precision(cli, outputs, words):
+    answer = cli(
+        f"experiment={words[0]}",
+        words[1],
+        "scale=smoke",
+        "trainer.precision=64-true",
+        "callbacks.progress=false",
+    )
+    assert answer.code == 0, answer.err

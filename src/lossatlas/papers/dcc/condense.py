@@ -13,7 +13,7 @@ from lossatlas.data import Data
 from lossatlas.lit import LitModule
 from lossatlas.papers.dcc import augment
 from lossatlas.papers.dcc.images import textured
-from lossatlas.papers.dcc.matching import class_gradients, classwise_distance, contrastive_distance
+from lossatlas.papers.dcc.matching import class_gradients, classwise_distance, contrastive_distance, labels_of
 from lossatlas.papers.dcc.nets import accuracy, drawn, kernel_velocity, tangent_kernel, trained
 from lossatlas.papers.dcc.rules import Matching, RealImages, k_centers
 from lossatlas.seeding import stream
@@ -102,6 +102,11 @@ class LitCondense(LitModule):
         self.S = nn.Parameter(self._real("start", ipc))
         self.register_buffer("found", torch.full((len(METRICS),), torch.nan, dtype=torch.float64))
 
+    def on_fit_start(self) -> None:
+        """The real images follow S to its device and precision."""
+        super().on_fit_start()
+        self.images = self.images.like(self.S)
+
     def play(self, rounds: Tensor) -> Tensor | None:
         """A chunk of networks; after the last one the images are evaluated."""
         moves = isinstance(self.rule, Matching)
@@ -114,7 +119,7 @@ class LitCondense(LitModule):
         """The algorithm's outer step: a new network, on which S is moved and which is trained on S in turn."""
         rule = self.rule
         assert isinstance(rule, Matching)
-        net = drawn(self.make, self.seed, f"dcc/net/{outer}")
+        net = self._net(f"net/{outer}")
         optimizer_net = torch.optim.SGD(net.parameters(), lr=self.lr_net)
         draws = stream(self.seed, f"dcc/augment/{outer}")
         losses = []
@@ -160,12 +165,16 @@ class LitCondense(LitModule):
         """(C, count, channels, s, s) real images, no image twice, the same for every arm."""
         g = stream(self.seed, f"dcc/{purpose}")
         picked = [rows[torch.randperm(len(rows), generator=g)[:count]] for rows in self.rows]
-        return self.images.x[torch.stack(picked)]
+        return self.images.x[torch.stack(picked).to(self.images.x.device)]
+
+    def _net(self, purpose: str) -> Any:
+        """A new network where S is."""
+        return drawn(self.make, self.seed, f"dcc/{purpose}").to(self.S)
 
     def _synthetic(self) -> tuple[Tensor, Tensor]:
         """S as a training set: (C ipc, ...) images and labels."""
         S = self.S.detach()
-        return S.flatten(0, 1), torch.arange(S.shape[0]).repeat_interleave(S.shape[1])
+        return S.flatten(0, 1), labels_of(S)
 
     # ---------------------------------------------------------------- what came out
     def _evaluate(self) -> None:
@@ -180,7 +189,7 @@ class LitCondense(LitModule):
         change = (lambda shown: augment.apply(shown, augment.draw(draws))) if self._augments else None
         scores = []
         for k in range(self.eval_nets):
-            net = drawn(self.make, self.seed, f"dcc/eval/{k}")
+            net = self._net(f"eval/{k}")
             trained(net, x, y, steps, self.seed + k, change=change)
             scores.append(accuracy(net, images.x_test, images.y_test))
         self.found[0] = sum(scores) / len(scores)
@@ -188,11 +197,11 @@ class LitCondense(LitModule):
             self.found[1:] = torch.tensor([*self._distances(), self._velocity(), self._texture_share()])
 
     def _choose_centers(self) -> None:
-        net = drawn(self.make, self.seed, "dcc/kcenter")
+        net = self._net("kcenter")
         trained(net, self.images.x, self.images.y, self.whole_steps, self.seed)
         with torch.no_grad():
             for c, rows in enumerate(self.rows):
-                features = net.features(self.images.x[rows])  # type: ignore[operator]
+                features = net.features(self.images.x[rows.to(self.images.x.device)])
                 self.S[c] = self.images.x[rows[k_centers(features, self.S.shape[1])]]
 
     def _distances(self) -> tuple[float, float, float]:
@@ -200,7 +209,7 @@ class LitCondense(LitModule):
         contrast, classwise, cosines = [], [], []
         S = self.S.detach()
         for k in range(CHECKS):
-            net, T = drawn(self.make, self.seed, f"dcc/check/{k}"), self._real(f"check/{k}", self.batch_real)
+            net, T = self._net(f"check/{k}"), self._real(f"check/{k}", self.batch_real)
             contrast.append(contrastive_distance(net, S, T).item())
             classwise.append(classwise_distance(net, S, T).item())
             flat = torch.stack(
@@ -212,7 +221,7 @@ class LitCondense(LitModule):
 
     def _velocity(self) -> float:
         """Mean change of the tangent kernel (on four real images a class) per step of a network's training on S."""
-        net, probe = drawn(self.make, self.seed, "dcc/kernel"), self._real("kernel", min(4, self.batch_real))
+        net, probe = self._net("kernel"), self._real("kernel", min(4, self.batch_real))
         x, y = self._synthetic()
         optimizer = torch.optim.SGD(net.parameters(), lr=self.lr_net)
         kernels = [tangent_kernel(net, probe.flatten(0, 1))]

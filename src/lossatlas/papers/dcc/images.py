@@ -24,6 +24,11 @@ class Images(NamedTuple):
     y_test: Tensor
     Q: Tensor
 
+    def like(self, other: Tensor) -> "Images":
+        """On the device and in the precision of another tensor, labels as they are."""
+        x, x_test, Q = (t.to(other) for t in (self.x, self.x_test, self.Q))
+        return Images(x, self.y.to(other.device), x_test, self.y_test.to(other.device), Q)
+
 
 def texture_basis(channels: int, side: int) -> Float[Tensor, "k D"]:
     """Q: orthonormal rows from the QR decomposition of smoothed white noise, the same for every run.

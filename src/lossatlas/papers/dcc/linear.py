@@ -50,7 +50,7 @@ def images(w: World, numbers: list[int], purpose: str, count: int) -> Float[Tens
 
 def regression_gradients(W: Float[Tensor, "R C d"], x: Float[Tensor, "R C n d"]) -> Float[Tensor, "R C C d"]:
     """Of each class c, the gradient of the mean cross-entropy of its images with respect to W: (R, c, neuron, d)."""
-    excess = (x @ W[:, None].mT).softmax(-1) - torch.eye(W.shape[1], dtype=W.dtype)[:, None]
+    excess = (x @ W[:, None].mT).softmax(-1) - torch.eye(W.shape[1], dtype=W.dtype, device=W.device)[:, None]
     return excess.mT @ x / x.shape[2]
 
 
@@ -145,7 +145,7 @@ class LitLinear(LitModule):
     def _condense(self, outer: int, rule: Matching) -> Tensor:
         """The algorithm's outer step, as for images: move S, train the network on S, in turn."""
         W, losses = self._weights(f"net/{outer}"), []
-        T = images(self.world, self.numbers, f"real/{outer}", self.inner * self.batch_real)
+        T = images(self.world, self.numbers, f"real/{outer}", self.inner * self.batch_real).to(self.S)
         for inner, real in enumerate(T.split(self.batch_real, dim=2)):
             loss = distance(W, self.S, real, rule.contrasts(outer, inner)).sum()  # repetitions do not meet
             self.descend(loss)
@@ -159,22 +159,23 @@ class LitLinear(LitModule):
         """Random weights of variance 1 / (9 d): softmax regression without a bias."""
         C, d = self.world.v.shape[1:]
         drawn = [torch.randn(C, d, generator=stream(n, f"dcc/linear/{purpose}")) for n in self.numbers]
-        return torch.stack(drawn) / (3 * math.sqrt(d))
+        return torch.stack(drawn).to(self.S) / (3 * math.sqrt(d))
 
     @torch.no_grad()
     def _evaluate(self) -> None:
         w, S = self.world, self.S.detach()
+        m, v = w.m.to(S), w.v.to(S)
         centred = S.mean(2) - S.mean((1, 2))[:, None]
-        signal = w.v - w.v.mean(1, keepdim=True)
-        along = (centred @ w.m[:, :, None])[..., 0]
+        signal = v - v.mean(1, keepdim=True)
+        along = (centred @ m[:, :, None])[..., 0]
         share = along.square().sum(1) / centred.square().sum((1, 2))
         alignment = functional.cosine_similarity(centred.flatten(1), signal.flatten(1))
-        W, speed = self._weights("eval"), torch.zeros(())
+        W, speed = self._weights("eval"), 0.0
         for _ in range(EVAL_STEPS):
             speed = 0.9 * speed + regression_gradients(W, S).mean(1)
             W = W - self.lr_net * speed
-        x = images(w, self.numbers, "test", TEST)
-        right = (x @ W[:, None].mT).argmax(-1) == torch.arange(W.shape[1])[:, None]
+        x = images(w, self.numbers, "test", TEST).to(S)
+        right = (x @ W[:, None].mT).argmax(-1) == torch.arange(W.shape[1], device=W.device)[:, None]
         self.found.copy_(torch.stack([share, alignment, right.float().mean((1, 2))], dim=1))
 
     def unit_metrics(self) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ differentiated once more, with respect to the images.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,12 +66,20 @@ def class_gradients(net: nn.Module, x: Float[Tensor, "C b *shape"], keep: bool) 
 
     A loop: on a CPU it is faster than one vmap over the classes (scripts/bench_dcc.py has both).
     """
-    return [gradients(net, images, torch.full((len(images),), c), keep) for c, images in enumerate(x)]
+    return [
+        gradients(net, images, torch.full((len(images),), c, device=x.device), keep)
+        for c, images in enumerate(x)
+    ]
 
 
 def mean_gradient(net: nn.Module, x: Float[Tensor, "C b *shape"], keep: bool) -> tuple[Tensor, ...]:
     """grad (1/C) sum_c l(X_c): with as many images of each class, that of the mean over all."""
-    return gradients(net, x.flatten(0, 1), torch.arange(len(x)).repeat_interleave(x.shape[1]), keep)
+    return gradients(net, x.flatten(0, 1), labels_of(x), keep)
+
+
+def labels_of(x: Float[Tensor, "C n *shape"]) -> Int[Tensor, " m"]:
+    """(C n,) labels of images that lie class by class, for the flattened images."""
+    return torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
 
 
 def classwise_distance(

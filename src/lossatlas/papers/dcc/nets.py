@@ -77,7 +77,7 @@ def trained(
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, math.ceil(steps / 2))
     g = stream(seed, "dcc/batches")
     for _ in range(steps):
-        rows = torch.randint(len(x), (batch,), generator=g) if len(x) > batch else slice(None)
+        rows = torch.randint(len(x), (batch,), generator=g).to(x.device) if len(x) > batch else slice(None)
         shown = x[rows] if change is None else change(x[rows])
         optimizer.zero_grad()
         functional.cross_entropy(net(shown), y[rows]).backward()
