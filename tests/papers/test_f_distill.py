@@ -313,9 +313,10 @@ def test_bins_and_dmd_weighting():
     run = distil(bins=2, weighting="dmd", sigma=(0.1, 10.0))
     assert run.binned(torch.tensor([[[0.1], [0.9], [1.1], [10.0]]])).tolist() == [[0, 0, 1, 1]]  # type: ignore[union-attr]
     x, sigma = torch.randn(1, 9, 2), torch.full((1, 9, 1), 0.5)
-    plain = distil().difference(x, sigma)
-    scale = (x - run.task.denoise(x, sigma)).abs().mean(-1, keepdim=True)
-    assert_close(run.difference(x, sigma), plain / scale)
+    x_t = x + sigma * torch.randn(1, 9, 2)
+    plain = distil().difference(x, x_t, sigma)
+    scale = (x - run.task.denoise(x_t, sigma)).abs().mean(-1, keepdim=True)  # of the sample before its noise
+    assert_close(run.difference(x, x_t, sigma), plain / scale)
     assert torch.isfinite(run.play(torch.arange(6))).all()
 
 

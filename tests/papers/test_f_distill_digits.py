@@ -29,7 +29,7 @@ def test_student_and_fake_score_start_as_the_teacher(task):
     run = LitDistill(divergence=JensenShannon(), task=task, sigma=(0.1, 1.0), rounds=2, batch_size=8)
     x, sigma = torch.randn(1, 5, 64), torch.rand(1, 5, 1) + 0.1
     assert_close(run.fake(x, sigma), task.teacher(x, sigma))
-    assert not run.difference(x, sigma).any()
+    assert not run.difference(x, x, sigma).any()
     z = torch.randn(1, 5, 64)
     assert_close(run.generator(z), task.teacher(2.5 * z, torch.full((1, 5, 1), 2.5)))
     assert_close(task.denoise(x.expand(3, 5, 64), sigma.expand(3, 5, 1))[2:], task.teacher(x, sigma))

@@ -103,18 +103,19 @@ def _samples(ax: Any, rows: "DataFrame", arm: str, styles: dict[str, dict[str, s
 
 
 def _digits(part: Any, rows: "DataFrame", styles: dict[str, dict[str, str]]) -> None:
-    """Samples of the first seed of each arm, and precision against recall of all."""
+    """Samples of the first seed of each arm, and precision against recall of all; the low noise is hollow."""
     arms = [arm for arm in SHOWN if arm in set(rows["arm"])]
     axes = part.subplots(1, len(arms) + 1, squeeze=False)[0]
     for ax, arm in zip(axes, arms, strict=False):
-        runs = _extras(rows[rows["arm"] == arm].sort_values("seed").head(1))
+        mine = rows[(rows["arm"] == arm) & (rows["setting"] == "usual")]
+        runs = _extras(mine.sort_values("seed").head(1))
         if runs:
             values = np.array([int(v, 16) for v in runs[0]["samples"]]).reshape(-1, 8, 8) / 15
             sample_grid(ax, values, 6)
         ax.set_title(f"{arm}: digits of the first seed")
-    for arm in arms:
-        mine = rows[rows["arm"] == arm]
-        axes[-1].plot(mine["test/recall"], mine["test/precision"], ls="", alpha=0.8, label=arm, **styles[arm])
+    for (arm, setting), mine in rows.groupby(["arm", "setting"]):
+        look = {**styles[arm], "ls": "", "alpha": 0.8, "mfc": styles[arm]["color"] if setting == "usual" else "none"}
+        axes[-1].plot(mine["test/recall"], mine["test/precision"], label=f"{arm}, {setting} noise", **look)
     axes[-1].set(title="digits, classifier features", xlabel="recall", ylabel="precision")
     axes[-1].legend(frameon=False)
 

@@ -46,7 +46,7 @@ class LitDistill(LitModule):
         divergence: of the arm.
         task: teacher, data, networks and metrics: `Points` or `Digits`.
         sigma: lowest and highest noise level. clip, normalise: see `update_weight`. bins: of log sigma, for its means.
-        weighting: sigma2: w = sigma^2; dmd: divided by the sample's mean |x_t - teacher's denoised|, as DMD does.
+        weighting: sigma2: w = sigma^2; dmd: divided by the sample's mean |G(z) - teacher's denoised|, as DMD does.
         ratio: learned, or oracle: the teacher's density over the mean of 1024 kernels around student samples.
         n_fake: score steps a generator step, >= 1. lambda_gan: weight of the GAN term, >= 0.
         lr_generator, lr_others, betas: of Adam.
@@ -159,7 +159,7 @@ class LitDistill(LitModule):
         x = self.generator(z)
         x_t = x + sigma * e
         with torch.no_grad():
-            difference = self.difference(x_t, sigma)
+            difference = self.difference(x, x_t, sigma)
             log_r = self.logits(x_t, sigma) if self.ratio == "learned" else self.oracle(x_t, sigma, t)
             size, bins = difference.norm(dim=-1), self.binned(sigma)
             h, weight = update_weight(self.divergence, log_r, self.clip, self.normalise, size, bins)
@@ -170,12 +170,12 @@ class LitDistill(LitModule):
             loss = loss + self.lambda_gan * saturation_free_loss(self.logits(x_t, sigma, frozen=True))
         return loss
 
-    def difference(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+    def difference(self, x: Tensor, x_t: Tensor, sigma: Tensor) -> Tensor:
         """w (score_p - score_q), (R, b, d): sigma^2 times a score is the denoised point minus the noised one."""
         denoised = self.task.denoise(x_t, sigma)
         difference = denoised - self.fake(x_t, sigma)
         if self.weighting == "dmd":
-            return difference / (x_t - denoised).abs().mean(dim=-1, keepdim=True).clamp(min=1e-3)
+            return difference / (x - denoised).abs().mean(dim=-1, keepdim=True).clamp(min=1e-3)
         return difference
 
     def logits(self, x_t: Tensor, sigma: Tensor, frozen: bool = False) -> Tensor:
