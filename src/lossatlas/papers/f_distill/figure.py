@@ -114,7 +114,12 @@ def _digits(part: Any, rows: "DataFrame", styles: dict[str, dict[str, str]]) -> 
             sample_grid(ax, values, 6)
         ax.set_title(f"{arm}: digits of the first seed")
     for (arm, setting), mine in rows.groupby(["arm", "setting"]):
-        look = {**styles[arm], "ls": "", "alpha": 0.8, "mfc": styles[arm]["color"] if setting == "usual" else "none"}
+        look = {
+            **styles[arm],
+            "ls": "",
+            "alpha": 0.8,
+            "mfc": styles[arm]["color"] if setting == "usual" else "none",
+        }
         axes[-1].plot(mine["test/recall"], mine["test/precision"], label=f"{arm}, {setting} noise", **look)
     axes[-1].set(title="digits, classifier features", xlabel="recall", ylabel="precision")
     axes[-1].legend(frameon=False)

@@ -2,24 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lossatlas.diffusion import Mixture, log_uniform, merge_replicas
+from lossatlas.diffusion import Mixture, log_uniform
 from lossatlas.diffusion.levels import check_range
-from lossatlas.lit import LitModule
 from lossatlas.papers.f_distill.divergences import Divergence
 from lossatlas.papers.f_distill.losses import check_weight, generator_loss, update_weight
 from lossatlas.papers.f_distill.moments import add_moments, log_second_moment
+from lossatlas.papers.f_distill.replicas import LitReplicas
 from lossatlas.seeding import stream
 
-SHARED = ("teacher", "loss_sum")
 EVERY = 10  # steps between points of the curve
 
 
-class LitGauss(LitModule):
+class LitGauss(LitReplicas):
     """Student N(m, s^2) on `rounds` steps of eq. 1; a round is a step.
 
     Metrics under test/: m, s; second_moment, log E[h^2 |ds|^2] / (E[h]^2 E[|ds|^2]) over the last `measured` steps;
@@ -38,11 +37,8 @@ class LitGauss(LitModule):
         ValueError: an argument out of range.
     """
 
-    replica_seed: Tensor
-    moments: Tensor
-    curve: Tensor
-    losses_sum: Tensor
-    diverged: Tensor
+    shared = ("teacher", "loss_sum")
+    every = EVERY
 
     def __init__(
         self,
@@ -72,38 +68,14 @@ class LitGauss(LitModule):
         start = torch.randn(1, generator=stream(self.seed, "f_distill/student"), dtype=torch.float64)
         self.m = nn.Parameter(start.to(self.kind))
         self.log_s = nn.Parameter(torch.zeros(1, dtype=self.kind))
-        for name, value in {
-            "replica_seed": torch.tensor([self.seed]),
-            "moments": torch.zeros(1, 4, dtype=torch.float64),
-            "curve": torch.zeros(1, rounds // EVERY + 1, 2, dtype=torch.float64),
-            "losses_sum": torch.zeros(1, dtype=torch.float64),
-            "diverged": torch.zeros(1, dtype=torch.bool),
-        }.items():
-            self.register_buffer(name, value)
-        self._adam: torch.optim.Adam | None = None
+        self.hold(torch.zeros(1, rounds // EVERY + 1, 2, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
         """Adam on m and log s."""
-        self._adam = torch.optim.Adam([self.m, self.log_s], lr=self.lr)
-        return self._adam
+        self._adams = [torch.optim.Adam([self.m, self.log_s], lr=self.lr)]
+        return self._adams[0]
 
     # ---------------------------------------------------------------- steps
-    def play(self, rounds: Tensor) -> Tensor:
-        """A chunk of steps; returns E[|h w (score_p - score_q)|^2] of each, averaged over what has not diverged."""
-        if self._adam is None:
-            self.configure_optimizers()
-        values = []
-        for t in rounds.tolist():
-            if t % EVERY == 0:
-                self._note(t)
-            values.append(self.descend_once(t))
-        self._note(int(rounds[-1]) + 1)
-        loss = torch.stack(values)
-        self.losses_sum += loss.sum(dim=0, dtype=torch.float64)
-        self.diverged |= ~loss.isfinite().all(dim=0)
-        fine = ~self.diverged
-        return loss[:, fine].mean(dim=1) if bool(fine.any()) else loss[:, 0]
-
     def draws(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """z, noise e and noise level of step t, (R, b) each: of the replica's seed alone, the same for every arm."""
         normals, uniforms = [], []
@@ -114,8 +86,8 @@ class LitGauss(LitModule):
         z, e = torch.stack(normals, dim=1).to(self.m)
         return z, e, log_uniform(torch.stack(uniforms).to(self.m), *self.sigma)
 
-    def descend_once(self, t: int) -> Tensor:
-        """One step of eq. 1 on (m, log s): exact noised scores and ratio, then Adam."""
+    def one_step(self, t: int) -> Tensor:
+        """Eq. 1 on (m, log s): exact noised scores and ratio, then Adam. Returns E[|h w (score_p - score_q)|^2]."""
         z, e, sigma = self.draws(t)
         m, s = self.m[:, None], self.log_s.exp()[:, None]
         x = m + s * z
@@ -130,27 +102,14 @@ class LitGauss(LitModule):
             if t >= self.rounds - self.measured:
                 add_moments(self.moments, h, weight, difference[..., None])
         loss = generator_loss(x[..., None], difference[..., None], weight).mean(dim=1)
-        adam = self._adam
-        assert adam is not None
         self.m.grad, self.log_s.grad = torch.autograd.grad(loss.sum(), [self.m, self.log_s])
-        adam.step()
+        self._adams[0].step()
         return (weight * difference).square().mean(dim=1)
 
     @torch.no_grad()
-    def _note(self, t: int) -> None:
-        if t % EVERY == 0:
-            self.curve[:, t // EVERY] = torch.stack([self.m, self.log_s.exp()], dim=1)
-
-    # ---------------------------------------------------------------- replicas
-    @property
-    def can_stack(self) -> bool:
-        """Its steps are vectorised over replicas: `stack`."""
-        return True
-
-    @classmethod
-    def stack(cls, replicas: Sequence[Self], scalars: Any = None) -> Self:
-        """One module with the replicas' students, in order."""
-        return merge_replicas(replicas, SHARED)
+    def note(self, point: int) -> None:
+        """m and s."""
+        self.curve[:, point] = torch.stack([self.m, self.log_s.exp()], dim=1)
 
     def replica(self, i: int) -> dict[str, Any]:
         """What a run of replica i alone would leave: error, metrics, rows of its curves, units, extras."""
@@ -166,11 +125,3 @@ class LitGauss(LitModule):
             **log_second_moment(self.moments[i], min(self.measured, self.rounds)),
         }
         return left | {"metrics": metrics}
-
-    def results(self) -> dict[str, float]:
-        """Metrics of the first replica; train/loss is logged by the training."""
-        return {name: v for name, v in self.replica(0)["metrics"].items() if name.startswith("test/")}
-
-    def curve_rows(self) -> list[dict[str, float]]:
-        """m and s at every tenth step, of the first replica."""
-        return self.replica(0)["rows"]

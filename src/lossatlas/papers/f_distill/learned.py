@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lossatlas.diffusion import log_uniform, merge_replicas, score_matching_loss
+from lossatlas.diffusion import log_uniform, score_matching_loss
 from lossatlas.diffusion.levels import check_range
-from lossatlas.lit import LitModule
 from lossatlas.papers.f_distill.divergences import Divergence
 from lossatlas.papers.f_distill.losses import (
     check_settings,
@@ -21,10 +20,9 @@ from lossatlas.papers.f_distill.losses import (
     update_weight,
 )
 from lossatlas.papers.f_distill.moments import add_moments, log_second_moment
+from lossatlas.papers.f_distill.replicas import LitReplicas
 from lossatlas.seeding import stream
 from lossatlas.stacked.optim import clip_each
-
-SHARED = ("task", "loss_sum")
 
 
 class Draw(NamedTuple):
@@ -35,7 +33,7 @@ class Draw(NamedTuple):
     e: Tensor
 
 
-class LitDistill(LitModule):
+class LitDistill(LitReplicas):
     """`rounds` steps of the algorithm; a round is one step of the generator.
 
     Metrics under test/: the task's; second_moment, log E[h^2 |ds|^2] / (E[h]^2 E[|ds|^2]) over the last `measured`
@@ -58,11 +56,7 @@ class LitDistill(LitModule):
         ValueError: an argument out of range.
     """
 
-    replica_seed: Tensor
-    moments: Tensor
-    curve: Tensor
-    losses_sum: Tensor
-    diverged: Tensor
+    shared = ("task", "loss_sum")
 
     def __init__(
         self,
@@ -102,22 +96,13 @@ class LitDistill(LitModule):
         self.sigma, self.clip, self.normalise, self.bins = tuple(sigma), clip, normalise, bins
         self.weighting, self.ratio, self.n_fake, self.lambda_gan = weighting, ratio, n_fake, lambda_gan
         self.rates, self.betas = rates, (betas[0], betas[1])
-        self.measured, self.eval_steps = measured, eval_steps
+        self.measured, self.every = measured, eval_steps
         self.generator = task.generator(stream(self.seed, "f_distill/generator"))
         self.fake = task.fake(stream(self.seed, "f_distill/fake"))
         self.discriminator = task.discriminator(stream(self.seed, "f_distill/discriminator"))
         self.names = tuple(task.measure(task.real(task.evaluated, stream(0, "f_distill/names"))))
-        for name, value in {
-            "replica_seed": torch.tensor([self.seed]),
-            "moments": torch.zeros(1, 4, dtype=torch.float64),
-            "curve": torch.full(
-                (1, rounds // eval_steps + 1, len(self.names)), math.nan, dtype=torch.float64
-            ),
-            "losses_sum": torch.zeros(1, dtype=torch.float64),
-            "diverged": torch.zeros(1, dtype=torch.bool),
-        }.items():
-            self.register_buffer(name, value)
-        self._adams: list[torch.optim.Adam] = []
+        shape = (1, rounds // eval_steps + 1, len(self.names))
+        self.hold(torch.full(shape, math.nan, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
         """Adam on the generator, the fake score and the discriminator."""
@@ -129,8 +114,8 @@ class LitDistill(LitModule):
         return self._adams
 
     # ---------------------------------------------------------------- the algorithm
-    def alternate(self, t: int) -> Tensor:
-        """One step: n_fake score steps, a discriminator step, a generator step. Returns the last score loss (R,)."""
+    def one_step(self, t: int) -> Tensor:
+        """n_fake score steps, a discriminator step, a generator step. Returns the last score loss (R,)."""
         generator_adam, fake_adam, discriminator_adam = self._adams
         *fakes, judged, moved, (real, e_real) = self.draws(t)
         loss = self.losses_sum
@@ -227,22 +212,6 @@ class LitDistill(LitModule):
         each = [Draw(normal[:, k, :, :d_z], levels[:, k], normal[:, k, :, d_z:]) for k in range(n)]
         return [*each, (real, e_real)]
 
-    def play(self, rounds: Tensor) -> Tensor:
-        """A chunk of steps; returns the fake score's losses, averaged over replicas that have not diverged."""
-        if not self._adams:
-            self.configure_optimizers()
-        values = []
-        for t in rounds.tolist():
-            if t % self.eval_steps == 0:
-                self._note(t)
-            values.append(self.alternate(t))
-        self._note(int(rounds[-1]) + 1)
-        loss = torch.stack(values)
-        self.losses_sum += loss.sum(dim=0, dtype=torch.float64)
-        self.diverged |= ~loss.isfinite().all(dim=0)
-        fine = ~self.diverged
-        return loss[:, fine].mean(dim=1) if bool(fine.any()) else loss[:, 0]
-
     @torch.no_grad()
     def samples(self) -> Tensor:
         """(R, n, d) student samples at z of the task's own, the same for all replicas and steps."""
@@ -250,29 +219,19 @@ class LitDistill(LitModule):
         like = next(self.generator.parameters())
         return self.generator(z.to(like).expand(len(self.replica_seed), -1, -1))
 
-    def _note(self, t: int) -> None:
-        if t % self.eval_steps == 0:
-            for r, x in enumerate(self.samples()):
-                if bool(x.isfinite().all()):
-                    row = self.task.measure(x)
-                    self.curve[r, t // self.eval_steps] = torch.tensor([row[name] for name in self.names])
+    def note(self, point: int) -> None:
+        """The task's metrics of every replica whose samples are finite."""
+        for r, x in enumerate(self.samples()):
+            if bool(x.isfinite().all()):
+                row = self.task.measure(x)
+                self.curve[r, point] = torch.tensor([row[name] for name in self.names])
 
     # ---------------------------------------------------------------- replicas
-    @property
-    def can_stack(self) -> bool:
-        """Its steps are vectorised over replicas: `stack`."""
-        return True
-
-    @classmethod
-    def stack(cls, replicas: Sequence[Self], scalars: Any = None) -> Self:
-        """One module with the replicas' networks, in order."""
-        return merge_replicas(replicas, SHARED)
-
     def replica(self, i: int) -> dict[str, Any]:
         """What a run of replica i alone would leave: error, metrics, rows of its curves, units, extras."""
         names = ["step", *(f"test/{name}" for name in self.names)]
         points = enumerate(self.curve[i].tolist())
-        rows = [dict(zip(names, [float(k * self.eval_steps), *row], strict=True)) for k, row in points]
+        rows = [dict(zip(names, [float(k * self.every), *row], strict=True)) for k, row in points]
         left = {"error": None, "metrics": {}, "rows": rows, "units": [], "extras": {}}
         x = self.samples()[i]
         if bool(self.diverged[i]) or not bool(x.isfinite().all()):
@@ -283,17 +242,5 @@ class LitDistill(LitModule):
             **log_second_moment(self.moments[i], min(self.measured, self.rounds)),
         }
         curve = {n: [round(v, 4) for v in self.curve[i, :, k].tolist()] for k, n in enumerate(self.names)}
-        extras = {"samples": self.task.shown(x), "steps": self.eval_steps, "curve": curve}
+        extras = {"samples": self.task.shown(x), "steps": self.every, "curve": curve}
         return left | {"metrics": metrics, "extras": extras}
-
-    def results(self) -> dict[str, float]:
-        """Metrics of the first replica; train/loss is logged by the training."""
-        return {name: v for name, v in self.replica(0)["metrics"].items() if name.startswith("test/")}
-
-    def extras(self) -> dict[str, Any]:
-        """Samples and curves of the first replica."""
-        return self.replica(0)["extras"]
-
-    def curve_rows(self) -> list[dict[str, float]]:
-        """The task's metrics every `eval_steps` steps, of the first replica."""
-        return self.replica(0)["rows"]
