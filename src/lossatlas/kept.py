@@ -3,8 +3,8 @@
 `kept(name, recipe, make)` gives the tensors of a recipe, made where they are missing. The recipe is the key, so two
 arms (or two runs of one arm) that name the same recipe share one training: an arm gets what another arm's run produced
 by giving that training as its `make`, with the seed in the recipe; whichever run comes first makes it, the others wait
-and read. A run that has the tensors anyway leaves them with `keep`. A run's record says in `kept` what it used, which of
-it it made itself, and the seconds and memory of that, which are not in the run's own seconds.
+and read. A run that has the tensors anyway leaves them with `keep`. A run's record says in `kept` what it used, what of
+that it made itself, and the seconds and memory of its making, which are not in the run's own seconds.
 
     python -m lossatlas.kept            lists what lies there, its size, and which records refer to it
     python -m lossatlas.kept --remove   removes what no record below the outputs refers to
