@@ -19,7 +19,7 @@ VALUES = {
     for arm, level in (("ce", 0.6), ("aldr_kl", 0.7))
     for i, noise in enumerate(["u00", "u30", "u60"])
 }
-BETTER = {"kind": "better", "arm": "aldr_kl", "than": ["ce"]}
+BETTER = {"kind": "better", "arm": "aldr_kl", "than": ["ce"], "by": 0.001}
 
 
 def some_runs(**more):
