@@ -11,7 +11,7 @@ READ = (
     "paper", "arm", "data", "net", "loss", "optimizer", "schedule", "module", "seed", "epochs", "batch_size",
     "eval_every", "trainer", "trainer_args", "fake", "limit", "scale",
 )  # fmt: skip
-RATE = "optimizer.lr"
+RATES = ("optimizer.lr", "optimizer.make.lr")  # of a partial, of optimizers.Groups
 
 
 def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -29,7 +29,7 @@ def key_of(job: Job, scalars: Sequence[str] = (), settings: Sequence[str] = ()) 
     Left out: the seed wherever it stands, the learning rate, `loss.<name>` for each name in `scalars` and
     `module.<name>` for each in `settings`.
     """
-    free = {RATE, *(f"loss.{name}" for name in scalars), *(f"module.{name}" for name in settings)}
+    free = {*RATES, *(f"loss.{name}" for name in scalars), *(f"module.{name}" for name in settings)}
     seed = job.config["seed"]
     kept = {name: job.config.get(name) for name in READ}
     shown = {
