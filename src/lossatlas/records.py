@@ -52,6 +52,7 @@ class Record:
         extras: small JSON for figures and statistics, such as a histogram.
         curves: file name beside the record, or None.
         seconds, peak_mb: wall time and peak memory of the run.
+        kept: what it used of `lossatlas.kept` ({file, seconds, peak_mb, made}); making it is not in its seconds.
     """
 
     experiment: str
@@ -68,6 +69,7 @@ class Record:
     curves: str | None = None
     seconds: float = math.nan
     peak_mb: float = math.nan
+    kept: list[dict[str, Any]] = field(default_factory=list)
     device: str = ""
     commit: str = ""
     dirty: bool = False

@@ -3,11 +3,11 @@
 spec.py, card.py   what may be written in a card.yaml
 grid.py, statistics.py   one number per unit, arm and condition, from tidy records
 curves.py     first passage of a curve, order of censored values, slopes and rank agreement per unit
-tests.py, checks.py   the statistical tests, and which comparisons a check asks of them
-verdicts.py   the largest p of a claim, Holm over the card, words
+tests.py, checks.py, power.py   the statistical tests, which comparisons a check asks of them, units needed
+verdicts.py   the largest p of a claim, Holm over the card, contrast and sensitivity, words
 """
 
-from lossatlas.claims.card import Card, Claim, Equation, Part, load_card, load_function, parse_card
+from lossatlas.claims.card import Card, Claim, Contrast, Equation, Part, load_card, load_function, parse_card
 from lossatlas.claims.curves import censored_last, first_passage, kendall, log_steps, slopes
 from lossatlas.claims.grid import NotRunError, UnfitError, number_in
 from lossatlas.claims.statistics import Statistic, compute, unit_ids, verdict_seeds
@@ -18,6 +18,7 @@ __all__ = [
     "LEVEL",
     "Card",
     "Claim",
+    "Contrast",
     "Equation",
     "NotRunError",
     "Part",
