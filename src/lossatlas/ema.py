@@ -27,9 +27,9 @@ def log_ema(
         ValueError: gamma outside (0, 1].
 
     Example:
-        >>> log_u, log_new = torch.tensor([0.0, 0.0]), torch.tensor([1000.0, 1000.0])
-        >>> log_ema(log_u, log_new, 0.5, torch.tensor([False, True]))  # log(.5 + .5 e^1000), and e^1000 itself
-        tensor([ 999.3069, 1000.0000])
+        >>> log_u, log_new = torch.tensor([0.0, 0.0]), torch.tensor([1024.0, 1024.0])
+        >>> log_ema(log_u, log_new, 0.25, torch.tensor([False, True])).round(decimals=2)  # 1024 + log .25; 1024
+        tensor([1022.6100, 1024.0000])
     """
     if not 0 < gamma <= 1:
         raise ValueError(f"log_ema needs gamma in (0, 1], the weight of the new value, got {gamma=}")
