@@ -215,10 +215,12 @@ class LitModule(LightningModule):
             own: of this module's optimisers, those that step; None: all.
             params: whose norm is clipped; None: all of this module.
         """
-        stepped, scaler = self._optimizers if own is None else own, self._scaler
-        raw = [] if scaler is None else [getattr(o, "optimizer", o) for o in stepped]
-        for optimizer in raw:
-            scaler.unscale_(optimizer)
+        stepped = self._optimizers if own is None else own
+        scaler: Any = self._scaler
+        raw = [getattr(o, "optimizer", o) for o in stepped] if scaler is not None else []
+        if scaler is not None:
+            for optimizer in raw:
+                scaler.unscale_(optimizer)
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters() if params is None else params, self.gradient_clip)
         if scaler is None:
