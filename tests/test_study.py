@@ -187,6 +187,7 @@ def card_text() -> str:
         "authors": "A",
         "venue": "ICML",
         "year": 2023,
+        "n": 5,
         "failures": "at u90",
     }
     return yaml.safe_dump({**head, "claims": [claim(BETTER, "robust"), other]})
