@@ -13,7 +13,6 @@ from lossatlas.diffusion import (
     Denoiser,
     Mixture,
     NoiseNet,
-    ReplicaMLP,
     edm_scales,
     feature_distance,
     fourier_embedding,
@@ -23,13 +22,13 @@ from lossatlas.diffusion import (
     kept,
     log_normal,
     log_uniform,
-    merge_replicas,
     plain_embedding,
     precision_recall,
     ring,
     score_matching_loss,
 )
 from lossatlas.errors import UserError
+from lossatlas.replicas import ReplicaMLP, merge_replicas
 
 f64 = torch.float64
 

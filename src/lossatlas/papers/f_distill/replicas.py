@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from lossatlas.diffusion import merge_replicas
 from lossatlas.lit import LitModule
+from lossatlas.replicas import merge_replicas
 
 
 class LitReplicas(LitModule):
