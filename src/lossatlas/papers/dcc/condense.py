@@ -86,6 +86,11 @@ class LitCondense(LitModule):
     ) -> None:
         counts = {"ipc": ipc, "rounds": rounds, "inner": inner, "epochs_net": epochs_net, "batch_real": batch_real,
                   "batch_syn": batch_syn, "eval_nets": eval_nets, "eval_steps": eval_steps}  # fmt: skip
+        if None in (inner, epochs_net):
+            raise ValueError(
+                "the paper has moves and epochs for ipc = 1, 10 and 50; give module.inner and "
+                f"module.epochs_net for {ipc=}"
+            )
         if data is None or min(counts.values()) < 1:
             raise ValueError(f"LitCondense needs images (data=) and counts of at least 1, got {counts}")
         super().__init__(None, None, loss, optimizer, schedule, rounds=rounds, seed=seed, **settings)
