@@ -143,7 +143,7 @@ def fit(
     limits = {name: (math.log(low), math.log(high)) for name, (low, high) in BOUNDS.items()}
 
     def scales() -> Scales:
-        return Scales(**{name: t.exp() for name, t in logs.items()}, kernel=kernel)
+        return Scales(logs["lengthscale"].exp(), logs["variance"].exp(), logs["noise"].exp(), kernel)
 
     adam = torch.optim.Adam(logs.values(), lr=lr)
     with torch.enable_grad():

@@ -81,9 +81,17 @@ class ReplicaBatchNorm(nn.Module):
     def forward(self, x: Float[Tensor, "R b w"]) -> Float[Tensor, "R b w"]:
         R, b, w = x.shape
         # channel r w + k of one batch norm is number k of replica r: torch's fused kernel does all of them
-        held = (t.reshape(-1) for t in (self.running_mean, self.running_var, self.weight, self.bias))
         rows = x.transpose(0, 1).reshape(b, R * w)
-        out = functional.batch_norm(rows, *held, self.training, self.momentum, self.eps)
+        out = functional.batch_norm(
+            rows,
+            self.running_mean.view(-1),  # views, so that training moves the buffers
+            self.running_var.view(-1),
+            self.weight.reshape(-1),
+            self.bias.reshape(-1),
+            self.training,
+            self.momentum,
+            self.eps,
+        )
         return out.view(b, R, w).transpose(0, 1)
 
 
@@ -251,8 +259,10 @@ def forward_derivatives(net: ReplicaMLP | MLP, x: Float[Tensor, "*R b d"], order
         x = x[None]
     else:
         layers = list(zip(net.weights, net.biases, strict=True))
-    found = _carried(layers, ACTIVATIONS[net.activation][1], x, order)
-    return Derivatives(*(t if t is None or not plain else t[0] for t in found))
+    value, jacobian, laplacian = _carried(layers, ACTIVATIONS[net.activation][1], x, order)
+    if not plain:
+        return Derivatives(value, jacobian, laplacian)
+    return Derivatives(value[0], jacobian[0], None if laplacian is None else laplacian[0])
 
 
 def _carried(

@@ -5,6 +5,7 @@ torchmetrics' RetrievalHitRate is recall@k here, computed query by query in Pyth
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -126,4 +127,4 @@ def linear_probe(
     whole = make_pipeline(StandardScaler(), model) if standardise else model
     arrays = [t.detach().cpu().double().numpy() for t in (z, z_test)]
     whole.fit(arrays[0], y.cpu().numpy())
-    return float((whole.predict(arrays[1]) == y_test.cpu().numpy()).mean())
+    return float(np.mean(whole.predict(arrays[1]) == y_test.cpu().numpy()))
