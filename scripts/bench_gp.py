@@ -69,7 +69,7 @@ def ours(
     logs = [t.log().requires_grad_() for t in made]
 
     def step() -> Tensor:
-        value = gp.log_marginal(gp.Scales(*(t.exp() for t in logs)), x, y, jitter=0.0)
+        value = gp.log_marginal(gp.Scales(logs[0].exp(), logs[1].exp(), logs[2].exp()), x, y, jitter=0.0)
         torch.autograd.grad(value.sum(), logs)
         return value.detach()
 
