@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from lossatlas import checkpoint, loggers, records, runner
-from lossatlas.errors import storage_error
+from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
 from lossatlas.stacked.group import scalars_of
@@ -89,6 +89,8 @@ def _trained(
     except Exception as problem:
         if full := storage_error(problem, folder):
             raise full from None
+        if isinstance(problem, UserError):
+            raise
         status, error = runner.failure(problem)
     seconds, peak = (time.perf_counter() - start) / len(pairs), peak_memory_mb(trainer)
     outcomes = []

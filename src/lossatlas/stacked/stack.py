@@ -18,7 +18,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.data import Batch
-from lossatlas.lit import LitModule
+from lossatlas.lit import LitModule, mean_of
 from lossatlas.loader import Blocks, ChunkLoader
 from lossatlas.stacked.optim import LINEAR_IN_LR, clip_each, step_each
 from lossatlas.stacked.traced import Traced, settings_of
@@ -32,7 +32,7 @@ class _MeanLoss(nn.Module):
         self.lit = lit
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        return self.lit.losses(Batch(x, y, index)).mean()
+        return mean_of(self.lit.losses(Batch(x, y, index)))
 
 
 class StackedLoader:
