@@ -61,7 +61,8 @@ def left(outputs: Path) -> bytes:
 def test_a_secret_of_the_environment_is_nowhere_in_what_a_study_leaves(cli, outputs, monkeypatch):
     monkeypatch.setenv("SERVICE_TOKEN", SECRET)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    words = ("+notes.a.token=${oc.env:SERVICE_TOKEN}", "+notes.a.header=Bearer ${notes.a.token}", "+notes.copy=${notes.a}")
+    token, header = "+notes.a.token=${oc.env:SERVICE_TOKEN}", "+notes.a.header=Bearer ${notes.a.token}"
+    words = (token, header, "+notes.copy=${notes.a}")
     meanwhile = []
 
     def fail() -> None:

@@ -208,6 +208,8 @@ def said(error: BaseException) -> str:
         'ValueError: no rows'
     """
     text = " ".join(str(error).split())
+    if not text and error.__cause__ is not None:
+        return said(error.__cause__)
     if not text:
         frames = traceback.extract_tb(error.__traceback__)
         text = (

@@ -174,6 +174,6 @@ def check_interval(path: str, value: Any, interval: str) -> None:
 def _resolved(cfg: DictConfig, path: str) -> Any:
     try:
         value = OmegaConf.select(cfg, path, throw_on_missing=True)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
         raise _refusal(cfg, path, error) from None
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
