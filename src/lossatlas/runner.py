@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, launch, records
+from lossatlas import checkpoint, kept, launch, records
 from lossatlas.errors import FULL, UserError, storage_error
 from lossatlas.jobs import Job, said
 from lossatlas.locks import HELD, locked
@@ -101,7 +101,7 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {},
         curves=write_curves(module.curve_rows() or _history(trainer), job.folder),
-        seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
+        seconds=round(time.perf_counter() - start - kept.spent(), 3), peak_mb=round(peak_memory_mb(trainer), 1),
         device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
@@ -132,6 +132,7 @@ def prepare(cfg: DictConfig, job: Job) -> float:
     if threads:
         torch.set_num_threads(threads)
     reset_peak_memory()
+    kept.begin()
     return time.perf_counter()
 
 
@@ -143,7 +144,7 @@ def make_record(
     return records.Record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
         scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
-        versions=package_versions(), config=job.config, config_hash=job.config_hash, **measured,
+        versions=package_versions(), config=job.config, config_hash=job.config_hash, kept=kept.used(), **measured,
     )  # fmt: skip
 
 
