@@ -17,7 +17,10 @@ from lossatlas.paths import conf_dir
 # the first name in ${name.x}, ${oc.select:name,0}
 USED = re.compile(r"\$\{\s*(?:[A-Za-z_][\w.]*:\s*)?\.*([A-Za-z_]\w*)")
 PARTS = ("data", "net", "loss", "optimizer", "schedule", "module")  # what a run is built from
-FREE = ("notes",)  # kept with the run's record, read by nobody
+FREE = (
+    "notes",
+    "seeds",
+)  # notes: kept with the record, read by nobody; seeds: of a study of cells (lossatlas.cells)
 NO_KEYS = ("hydra", "experiment", "debug")  # groups that fill in other keys
 CALLBACKS = ("progress", "history", "checkpoint")
 LAST = {  # what other tools call it: by the last part of the key

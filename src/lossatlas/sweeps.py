@@ -1,5 +1,6 @@
 """A study around Hydra's multiruns: the blocks of its grid before, its records, table and verdicts after."""
 
+import itertools
 import json
 import os
 import shutil
@@ -119,7 +120,7 @@ def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
     for override in overrides:
         if count is None or override.key_or_group != "seed":
             continue
-        firsts = sorted(int(value) for value in _values(override))
+        firsts = sorted(int(value) for value in values_of(override))
         if any(b - a < count for a, b in itertools.pairwise(firsts)):
             raise UserError(
                 f"{override.input_line}: each run has seeds={count} seeds from `seed` on, these overlap; write"
