@@ -112,7 +112,12 @@ def swept_keys(blocks: Iterable[Any], arm: str | None) -> list[str]:
     ]
     keys = dict.fromkeys(str(key) for block in own for key in block if key != "arm")
     values = {key: {str(block.get(key)) for block in own} for key in keys}
-    return [key for key in keys if len(values[key]) > 1 or any("," in value for value in values[key])]
+    return [key for key in keys if len(values[key]) > 1 or any(_several(value) for value in values[key])]
+
+
+def _several(value: str) -> bool:
+    """Whether a value of a grid is a sweep; a list or a mapping is one value."""
+    return "," in value and value[0] not in "[{"
 
 
 def stop_asked() -> bool:

@@ -47,7 +47,8 @@ class Record:
         status: done | failed | interrupted | diverged; error says why it is not done.
         metrics: name to float; NaN and infinities are allowed.
         units: repetitions carried by this run: {"unit": int, "metrics": {...}} and, where they differ from
-            the run's, "condition", "arm" and "status".
+            the run's, "condition", "arm", "seed" and "status". Where they have seeds of their own, the run's metrics
+            are an overview of them and not in the table.
         extras: small JSON for figures and statistics, such as a histogram.
         curves: file name beside the record, or None.
         seconds, peak_mb: wall time and peak memory of the run.
@@ -233,10 +234,10 @@ def _rows(record: Record) -> Iterable[tuple[dict, dict, dict]]:
     extras = json.dumps(_plain(record.extras), allow_nan=False) if record.extras else ""
     once = {"seconds": record.seconds, "extras": extras}
     if not record.units or record.metrics or record.extras:
-        yield fixed | once, condition, record.metrics
+        yield fixed | once, condition, {} if any("seed" in u for u in record.units) else record.metrics
         once = {"seconds": math.nan, "extras": ""}
     for unit in record.units:
-        own = {"unit": unit["unit"], **{key: unit[key] for key in ("arm", "status") if key in unit}}
+        own = {"unit": unit["unit"], **{key: unit[key] for key in ("arm", "seed", "status") if key in unit}}
         more = {key: name(value) for key, value in unit.get("condition", {}).items()}
         yield fixed | once | own, condition | more, unit["metrics"]
         once = {"seconds": math.nan, "extras": ""}

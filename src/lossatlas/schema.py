@@ -54,6 +54,7 @@ class RunKeys(Strict):
     paper: str | None
     arm: str | None
     seed: int = Field(ge=0, lt=2**31)
+    seeds: PositiveInt | None  # of a study of cells: how many, from `seed` on
     epochs: PositiveInt
     batch_size: PositiveInt
     chunk: PositiveInt

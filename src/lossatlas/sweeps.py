@@ -78,6 +78,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
             " experiment is not read; run the command once for each"
         )
     base = check_command(words)
+    _refuse_overlaps(base, overrides)
     if base.publish and not is_checkout():
         raise UserError("publish=true writes experiments/ of a source checkout; this is an installed package")
     blocks = _grid_blocks(base, words, overrides)
@@ -109,6 +110,20 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     if (sweep / "stop").exists():
         raise KeyboardInterrupt
     return finish(base, sweep) if first else 0
+
+
+def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
+    """Where a run has `seeds` seeds from `seed` on (lossatlas.cells), two runs must not share one."""
+    count = cfg.get("seeds")
+    for override in overrides:
+        if count is None or override.key_or_group != "seed":
+            continue
+        firsts = sorted(int(value) for value in _values(override))
+        if any(b - a < count for a, b in itertools.pairwise(firsts)):
+            raise UserError(
+                f"{override.input_line}: each run has seeds={count} seeds from `seed` on, these overlap; write"
+                f" seed={firsts[0]} seeds={firsts[-1] - firsts[0] + 1}"
+            )
 
 
 @contextmanager
