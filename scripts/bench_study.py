@@ -62,8 +62,8 @@ def card() -> Card:
     at, axis = {**metric, "where": {"noise": "n80"}}, {**metric, "over": "noise", "values": LEVELS}
     every = {**metric, "where": {"noise": LEVELS}}
     checks = [
-        (at, {"kind": "better", "arm": "a9", "than": ["a0"]}),
-        (every, {"kind": "better", "arm": "a9", "than": ARMS[:8]}),
+        (at, {"kind": "better", "arm": "a9", "than": ["a0"], "by": 0.01}),
+        (every, {"kind": "better", "arm": "a9", "than": ARMS[:8], "by": 0.01}),
         (at, {"kind": "bound", "arm": "a9", "above": 0.2}),
         (every, {"kind": "bound", "arm": ARMS, "above": 0.0}),
         (at, {"kind": "close", "arm": "a9", "than": ["a8"], "within": 0.1}),
@@ -71,8 +71,8 @@ def card() -> Card:
         (axis, {"kind": "slope", "arm": ARMS, "between": [0.2, 0.4]}),
         (axis, {"kind": "order", "arm": "a9", "increasing": True}),
         (axis, {"kind": "order", "arm": ARMS, "increasing": True}),
-        (at, {"kind": "ratio", "arm": "a9", "than": ["a0"], "above": 1.0}),
-        ({**axis, "reduce": "range"}, {"kind": "better", "arm": "a9", "than": ["a0"]}),
+        (at, {"kind": "ratio", "arm": "a9", "than": ["a0"], "above": 1.0, "by": 0.05}),
+        ({**axis, "reduce": "range"}, {"kind": "better", "arm": "a9", "than": ["a0"], "by": 0.01}),
         ({**axis, "reduce": "slope"}, {"kind": "close", "arm": "a9", "value": 0.3, "within": 0.1}),
     ]
     claims = [
@@ -86,7 +86,7 @@ def card() -> Card:
         }
         for i, (s, c) in enumerate(checks)
     ]
-    head = {"paper": "made", "title": "Made", "authors": ["A"], "venue": "none", "year": 2000}
+    head = {"paper": "made", "title": "Made", "authors": ["A"], "venue": "none", "year": 2000, "n": 20}
     return parse_card({**head, "metrics": METRICS[:4], "claims": claims})
 
 

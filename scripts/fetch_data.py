@@ -131,6 +131,11 @@ def fetch_one(name: str, args: argparse.Namespace) -> str:
 
         text, source = fetch_text(**declaration(node), place=place, refresh=args.refresh)
         return f"{len(text)} verses ({source})"
+    if str(node.get("_target_", "")).endswith("load_ratings"):
+        from lossatlas.data import ratings
+
+        held = ratings.fetch_ratings(**ratings.declaration(node), place=place, refresh=args.refresh)
+        return f"{len(held.rating)} ratings ({held.source})"
     if "classes" not in node:
         from lossatlas.data.lines import fetch_lines
 

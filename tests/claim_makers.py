@@ -42,7 +42,14 @@ def claim(check, id_="c", **more):
 
 def card(*claims, **more):
     """A card with these claims."""
-    base = {"paper": "paper", "title": "A paper", "authors": ["A", "B"], "venue": "ICML", "year": 2023}
+    base = {
+        "paper": "paper",
+        "title": "A paper",
+        "authors": ["A", "B"],
+        "venue": "ICML",
+        "year": 2023,
+        "n": 5,
+    }
     return parse_card({**base, "claims": list(claims), **more})
 
 

@@ -7,7 +7,8 @@ import pytest
 from claim_makers import card, claim
 
 from lossatlas import records
-from lossatlas.claims import censored_last, first_passage, judge, log_steps
+from lossatlas.claims import censored_last, curves, first_passage, judge, kendall, log_steps, slopes
+from lossatlas.claims.grid import NotRunError, UnfitError
 
 
 def test_log_steps_are_spaced_by_the_factor_and_end_with_the_last():
@@ -36,6 +37,93 @@ def test_first_passage_by_a_loop():
 
 def test_first_passage_counts_the_first_time_also_where_the_curve_comes_back():
     assert first_passage([0, 1, 2, 3], [1.0, 0.1, 0.9, 0.1], 0.2) == 1
+
+
+def test_first_passage_upwards_is_at_or_above():
+    y = [[0.1, 0.95, 0.2, 1.0], [0.0, 0.5, 0.94, 0.9], [math.nan, math.nan, 0.99, 1.0]]
+    assert list(first_passage([2, 4, 8, 16], y, 0.95, upwards=True)) == [4, math.inf, 8]
+    assert list(first_passage([2, 4, 8, 16], -np.array(y), -0.949)) == [4, math.inf, 8]
+
+
+def test_slopes_are_numpys_fits_on_the_axes_named():
+    rng = np.random.default_rng(1)
+    x, y = np.array([1.0, 2.0, 5.0, 40.0]), np.exp(rng.normal(size=(2, 3, 4)))
+    for log in ("xy", "x", "y", ""):
+        u, v = (np.log(x) if "x" in log else x), (np.log(y) if "y" in log else y)
+        expected = [[np.polyfit(u, row, 1)[0] for row in part] for part in v]
+        assert np.allclose(slopes(x, y, log), expected, rtol=1e-10)
+
+
+def test_slopes_leave_nan_out_and_know_nothing_of_censored_units():
+    x, nan, inf = [1.0, 2.0, 4.0, 8.0], math.nan, math.inf
+    y = [[1, nan, 16, 64], [1, 2, inf, 8], [nan, nan, nan, 3], [nan, nan, nan, nan]]
+    assert slopes(x, y)[0] == pytest.approx(2.0)
+    assert np.isnan(slopes(x, y)[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "log", "told"),
+    [
+        ([1, 2], [1, 2, 3], "xy", "x \\(k,\\)"),
+        ([2, 2], [1, 2], "xy", "two different"),
+        ([1, 2], [1, 2], "z", "log='z'"),
+        ([1, 2], [0, 2], "xy", "logarithm of y, got 0"),
+        ([0, 2], [1, 2], "x", "logarithm of x, got 0"),
+    ],
+)
+def test_slopes_refuses(x, y, log, told):
+    with pytest.raises(ValueError, match=told):
+        slopes(x, y, log)
+
+
+def test_kendall_is_scipys_tau_b_with_ties():
+    from scipy.stats import kendalltau
+
+    rng = np.random.default_rng(2)
+    x, y = rng.integers(0, 5, (6, 20)), rng.integers(0, 5, (6, 20))
+    assert np.allclose(
+        kendall(x, y), [kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)], rtol=1e-12
+    )
+    assert np.allclose(kendall(x[0], y), [kendalltau(x[0], b).statistic for b in y], rtol=1e-12)
+    inf = math.inf
+    assert kendall([1, 2, 3, 4], [5, 7, inf, inf]) == pytest.approx(
+        kendalltau([1, 2, 3, 4], [5, 7, 8, 8]).statistic
+    )
+    assert np.isnan(kendall([1, 2, 3], [[1, 1, 1], [1, math.nan, 2]])).all()
+    for x, y in (([1, 2], [1, 2, 3]), ([1], [1])):
+        with pytest.raises(ValueError, match="k >= 2"):
+            kendall(x, y)
+
+
+def grid_rows():
+    """Two seeds: rho passes .9 at n = 8 and never; one of a third seed's points is missing."""
+    import pandas as pd
+
+    rho = {"s0": {2: 0.5, 8: 0.9, 32: 0.99}, "s1": {2: 0.4, 8: 0.5, 32: 0.6}, "s2": {2: 0.1, 32: 1.0}}
+    return pd.DataFrame(
+        [
+            {"unit_id": s, "arm": "a", "n": str(n), "score": "borda", "rho": v, "alpha": -v * n}
+            for s, of in rho.items()
+            for n, v in of.items()
+        ]
+    ).sample(frac=1.0, random_state=0)
+
+
+def test_card_functions_on_tidy_rows():
+    rows = grid_rows()
+    found = curves.passage(rows, "rho", "n", 0.9, upwards=True).set_index("unit")["value"]
+    assert (found["s0"], found["s1"]) == (8, math.inf)
+    assert math.isnan(found["s2"])
+    found = curves.slope(rows, "rho", "n", log="x").set_index("unit")["value"]
+    assert found["s1"] == pytest.approx(0.1 / math.log(4))
+    found = curves.agreement(rows, "rho", "alpha", ["score", "n"]).set_index(["unit", "arm"])["value"]
+    assert found["s0", "a"] == -1.0
+    with pytest.raises(NotRunError, match="no record has test/x"):
+        curves.slope(rows, "test/x", "n")
+    with pytest.raises(NotRunError, match="`where` must fix"):
+        curves.slope(rows.assign(n="2"), "rho", "n")
+    with pytest.raises(UnfitError, match="score has values without a number: borda"):
+        curves.passage(rows[rows["n"] == "2"], "rho", "score", 0.9)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from lossatlas.claims import page_test, ratio_test, sign_test, t_test, tost
-from lossatlas.claims.tests import exact_bound, log_slopes
+from lossatlas.claims.tests import log_slopes, never_test
 
 stats: Any = scipy.stats  # pyright does not follow its result classes
 DRAWS = 2000
@@ -84,10 +84,13 @@ def test_ties_everywhere_are_no_trend():
 
 
 def test_clopper_pearson_limit():
-    found = exact_bound([0, 0], 0, -1, trials=[50, 50])  # zero of N: 1 - .05^(1/N)
-    assert f"rate at most {1 - 0.05 ** (1 / 100):.2g}" in found.note
-    assert exact_bound([1.0, 1.0, 0.5], 0.5, 1).p == 0.0  # a value on the bound is no violation
-    assert exact_bound([1.0, math.nan], 0.5, 1).p == 1.0
+    found = never_test([0, 0], 0, -1, rate=0.05, trials=[50, 50])  # zero of N: 1 - .05^(1/N)
+    assert found.high == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert f"rate at most {found.high:.2g}" in found.note
+    assert found.p == pytest.approx(0.95**100)
+    assert not never_test([1.0, 1.0, 0.5], 0.5, 1, 0.05).refuted  # a value on the bound is no violation
+    assert never_test([1.0, math.nan], 0.5, 1, 0.05).refuted
+    assert never_test([0, 1], 0, -1, 1e-9, trials=[10**6, 10**6]).refuted  # one is enough, whatever N
 
 
 def test_log_slopes_are_exact_on_powers():

@@ -1,8 +1,6 @@
 """What papers on diffusion models share: exact scores, preconditioning, samplers, kept networks, neighbours."""
 
 import math
-import multiprocessing
-import os
 
 import pytest
 import torch
@@ -20,7 +18,6 @@ from lossatlas.diffusion import (
     grid,
     heun_sample,
     karras_levels,
-    kept,
     log_normal,
     log_uniform,
     merge_replicas,
@@ -29,7 +26,6 @@ from lossatlas.diffusion import (
     ring,
     score_matching_loss,
 )
-from lossatlas.errors import UserError
 
 f64 = torch.float64
 
@@ -132,68 +128,6 @@ def test_replicas_of_a_net_do_not_see_each_other(embed):
         merge_replicas([ReplicaMLP([2, n, 1], torch.Generator()) for n in (3, 4)], shared=())
     with pytest.raises(ValueError, match="widths"):
         ReplicaMLP([3], torch.Generator())
-
-
-# ---------------------------------------------------------------- kept networks
-def test_kept_networks_are_made_once_and_anew_where_damaged(tmp_path, capfd):
-    calls = []
-
-    def make():
-        calls.append(torch.rand(()))  # neither the draw nor the seed below shows outside
-        torch.manual_seed(5)
-        return {"w": torch.arange(6.0).view(2, 3), "b": torch.ones(1, dtype=f64)}
-
-    before = torch.random.get_rng_state()
-    first = kept("net", {"steps": 3}, make, tmp_path)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert "not made yet" in capfd.readouterr().err
-    again = kept("net", {"steps": 3}, make, tmp_path)
-    assert len(calls) == 1
-    assert all(torch.equal(first[k], again[k]) for k in first)
-    kept("net", {"steps": 4}, make, tmp_path)
-    assert len(calls) == 2
-    files = sorted((tmp_path / "models").glob("net-*.safetensors"))
-    assert len(files) == 2
-    for damage in (lambda raw: raw[:-8] + b"\0\0\x80\x3f\0\0\x80\x3f", lambda raw: raw[:20]):
-        for path in files:
-            path.write_bytes(damage(path.read_bytes()))
-        count = len(calls)
-        assert torch.equal(kept("net", {"steps": 3}, make, tmp_path)["w"], first["w"])
-        kept("net", {"steps": 4}, make, tmp_path)
-        assert len(calls) == count + 2
-        said = capfd.readouterr().err
-        assert "damaged" in said or "unreadable" in said
-    assert not list((tmp_path / "models").glob("*.part"))
-
-
-def _make_slowly(root, marks):
-    import time
-
-    def make():
-        (marks / str(os.getpid())).touch()
-        time.sleep(0.5)
-        return {"w": torch.ones(2)}
-
-    kept("net", {}, make, root)
-
-
-def test_one_process_makes_it_others_wait(tmp_path):
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_make_slowly, args=(tmp_path, marks)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(list(marks.iterdir())) == 1
-
-
-def test_a_folder_that_cannot_be_is_said_in_a_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to the data folder"):
-        kept("net", {}, dict, tmp_path / "file")
 
 
 # ---------------------------------------------------------------- quality

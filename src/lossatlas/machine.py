@@ -50,15 +50,19 @@ def reset_peak_memory() -> None:
 
 def peak_memory_mb(trainer: Any) -> float:
     """Peak resident memory in MB since `reset_peak_memory`, plus the GPU's peak where there is one."""
-    import resource
-
     import torch
 
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    try:
-        with open("/proc/self/status") as handle:
-            host = next(int(line.split()[1]) / 1024 for line in handle if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
+    host = host_peak_mb()
     device = trainer.strategy.root_device
     return host + (torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0)
+
+
+def host_peak_mb() -> float:
+    """Peak resident memory in MB since `reset_peak_memory` (Linux), or of the process."""
+    import resource
+
+    try:
+        with open("/proc/self/status") as handle:
+            return next(int(line.split()[1]) / 1024 for line in handle if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -53,6 +53,7 @@ class Record:
         curves: file name beside the record, or None.
         seconds, peak_mb: wall time and peak memory of the run.
         data_digest: of what it read (`inputs.data_digest`); "" where nothing was, or a record of before there was one.
+        kept: what it used of `lossatlas.kept` ({file, seconds, peak_mb, made}); making it is not in its seconds.
     """
 
     experiment: str
@@ -69,6 +70,7 @@ class Record:
     curves: str | None = None
     seconds: float = math.nan
     peak_mb: float = math.nan
+    kept: list[dict[str, Any]] = field(default_factory=list)
     device: str = ""
     commit: str = ""
     dirty: bool = False

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, inputs, launch, records
+from lossatlas import checkpoint, inputs, kept, launch, records
 from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.locks import HELD, locked
@@ -109,7 +109,7 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {},
         curves=write_curves(module.curve_rows() or _history(trainer), job.folder),
-        seconds=round(time.perf_counter() - start, 3), peak_mb=round(peak_memory_mb(trainer), 1),
+        seconds=round(time.perf_counter() - start - kept.spent(), 3), peak_mb=round(peak_memory_mb(trainer), 1),
         device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
@@ -140,6 +140,7 @@ def prepare(cfg: DictConfig, job: Job) -> float:
     if threads:
         torch.set_num_threads(threads)
     reset_peak_memory()
+    kept.begin()
     return time.perf_counter()
 
 
@@ -152,7 +153,7 @@ def make_record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
         scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
         versions=package_versions(), config=job.config, config_hash=job.config_hash,
-        data_digest=job.data_digest, **measured,
+        data_digest=job.data_digest, kept=kept.used(), **measured,
     )  # fmt: skip
 
 

@@ -2,13 +2,13 @@
 
 spec.py, card.py   what may be written in a card.yaml
 grid.py, statistics.py   one number per unit, arm and condition, from tidy records
-curves.py     first passage of a curve, order of censored values
-tests.py, checks.py   the statistical tests, and which comparisons a check asks of them
-verdicts.py   the largest p of a claim, Holm over the card, words
+curves.py     first passage of a curve, order of censored values, slopes and rank agreement per unit
+tests.py, checks.py, power.py   the statistical tests, which comparisons a check asks of them, units needed
+verdicts.py   the largest p of a claim, Holm over the card, contrast and sensitivity, words
 """
 
-from lossatlas.claims.card import Card, Claim, Equation, Part, load_card, load_function, parse_card
-from lossatlas.claims.curves import censored_last, first_passage, log_steps
+from lossatlas.claims.card import Card, Claim, Contrast, Equation, Part, load_card, load_function, parse_card
+from lossatlas.claims.curves import censored_last, first_passage, kendall, log_steps, slopes
 from lossatlas.claims.grid import NotRunError, UnfitError, number_in
 from lossatlas.claims.statistics import Statistic, compute, unit_ids, verdict_seeds
 from lossatlas.claims.tests import Result, page_test, ratio_test, sign_test, t_test, tost
@@ -18,6 +18,7 @@ __all__ = [
     "LEVEL",
     "Card",
     "Claim",
+    "Contrast",
     "Equation",
     "NotRunError",
     "Part",
@@ -31,6 +32,7 @@ __all__ = [
     "first_passage",
     "holm",
     "judge",
+    "kendall",
     "load_card",
     "load_function",
     "log_steps",
@@ -39,6 +41,7 @@ __all__ = [
     "parse_card",
     "ratio_test",
     "sign_test",
+    "slopes",
     "t_test",
     "tost",
     "unit_ids",

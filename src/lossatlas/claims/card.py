@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from yaml import YAMLError
 
 from lossatlas.claims.spec import (
@@ -20,10 +20,12 @@ from lossatlas.claims.spec import (
     FunctionStatistic,
     MetricStatistic,
     Name,
+    Names,
     Number,
     Order,
     Slope,
     Strict,
+    Trend,
     as_list,
 )
 from lossatlas.errors import UserError
@@ -38,13 +40,91 @@ class Part(Strict):
     says: str = ""
 
 
+class Contrast(Strict):
+    """For what the claim's statement must not hold: a baseline in the arm's place, or a condition without the cause.
+
+    Args:
+        arm, than: instead of the check's.
+        where: condition values instead of the statistic's.
+        args: of a function statistic, instead of its own.
+        says: why it should not hold there, own words.
+    """
+
+    arm: Names | None = None
+    than: Names | None = None
+    where: dict[str, Names] = Field(default_factory=dict)
+    args: dict[str, Any] = Field(default_factory=dict)
+    says: str = ""
+
+    @model_validator(mode="after")
+    def _something(self) -> Contrast:
+        if not (self.arm or self.than or self.where or self.args):
+            raise ValueError("`contrast` names at least one of arm, than, where, args")
+        return self
+
+    @property
+    def label(self) -> str:
+        """In words, such as `arm ce at noise=u00`."""
+        names = [
+            f"{key} {', '.join(value)}" for key, value in (("arm", self.arm), ("than", self.than)) if value
+        ]
+        points = [f"{key}={','.join(value)}" for key, value in self.where.items()]
+        points += [f"{key}={value}" for key, value in self.args.items()]
+        return " at ".join(part for part in (" ".join(names), " ".join(points)) if part)
+
+    def part(self, part: Part) -> Part:
+        """The same statement, about the contrast.
+
+        Raises:
+            UserError: the part has nothing that the contrast could replace.
+        """
+        statistic, check = part.statistic, part.check
+        if self.where or self.args:
+            where: dict[str, Any] = dict(self.where)
+            change: dict[str, Any] = {}
+            if isinstance(statistic, FunctionStatistic):
+                where = {key: values[0] for key, values in where.items()}
+                change["args"] = {**statistic.args, **self.args}
+            elif self.args:
+                raise UserError("contrast.args needs a statistic that is a function")
+            statistic = statistic.model_copy(update={**change, "where": {**statistic.where, **where}})
+        change = {key: value for key, value in (("arm", self.arm), ("than", self.than)) if value}
+        if "than" in change and not hasattr(check, "than"):
+            raise UserError(
+                f"contrast.than: check {check.kind} compares with no other arm, name contrast.arm"
+            )
+        if set(change.get("arm") or check.arm or []) & set(
+            change.get("than") or getattr(check, "than", []) or []
+        ):
+            raise UserError("contrast: an arm would be compared with itself, name another `arm` or `than`")
+        return part.model_copy(update={"statistic": statistic, "check": check.model_copy(update=change)})
+
+
+class Independent(Strict):
+    """Repetitions inside a seed are units of their own, because they redraw everything."""
+
+    independent: Annotated[str, Field(min_length=10)]
+
+
 class Claim(Strict):
-    """One statement of the paper, made testable before its study was run."""
+    """One statement of the paper, made testable before its study was run.
+
+    Args:
+        n: planned units: at another number the claim is not decided.
+        units: by default the seed is the unit and its repetitions are averaged.
+        contrast: for what the same statement must not hold.
+        extended: why the affordable study cannot decide the claim; it waits for `grid=extended`.
+        seeds: which seeds count, first (< 100), fresh (>= 1000, a declared confirmation) or all of both.
+    """
 
     id: str
     says: str
     source: str
     parts: list[Part]
+    n: Annotated[int, Field(ge=1)]
+    units: Independent | None = None
+    contrast: Contrast | None = None
+    extended: str = ""
     note: str = ""
     seeds: Literal["all", "first", "fresh"] = "all"
     scale: str | None = None
@@ -117,6 +197,8 @@ class Card(Strict):
     example: Example | None = None
     failures: Annotated[list[str], BeforeValidator(as_list)] = Field(default_factory=list)
     notes: Annotated[list[str], BeforeValidator(as_list)] = Field(default_factory=list)
+    n: Annotated[int, Field(ge=1)] | None = None
+    units: Independent | None = None
     claims: Annotated[list[Claim], Field(min_length=1)]
 
     @property
@@ -148,9 +230,9 @@ def parse_card(raw: Any) -> Card:
 
     Example:
         >>> statistic = {"metric": "test/top1", "where": {"noise": "u60"}}
-        >>> check = {"kind": "better", "arm": "aldr_kl", "than": ["ce"]}
+        >>> check = {"kind": "better", "arm": "aldr_kl", "than": ["ce"], "by": 0.005}
         >>> claim = dict(id="a", says="b", source="Table 1", experiment="ldr_noisy")
-        >>> card = dict(paper="ldr", title="t", authors="Z", venue="ICML", year=2023)
+        >>> card = dict(paper="ldr", title="t", authors="Z", venue="ICML", year=2023, n=10)
         >>> parse_card({**card, "claims": [{**claim, "statistic": statistic, "check": check}]}).experiments
         ['ldr_noisy']
     """
@@ -160,7 +242,10 @@ def parse_card(raw: Any) -> Card:
     claims = raw.get("claims")
     if not isinstance(claims, list):
         raise UserError(f"{place}: `claims` is a list of mappings with id, says, source, experiment, ...")
-    parsed = [_claim(claim, f"{place}, claim {_label(claim, i)}") for i, claim in enumerate(claims, 1)]
+    common = {key: raw[key] for key in ("n", "units") if key in raw}
+    parsed = [
+        _claim(claim, f"{place}, claim {_label(claim, i)}", common) for i, claim in enumerate(claims, 1)
+    ]
     ids = [claim.id for claim in parsed]
     if doubled := [id_ for id_ in ids if ids.count(id_) > 1]:
         raise UserError(f"{place}: two claims are called {doubled[0]!r}: give each an id of its own")
@@ -189,11 +274,14 @@ def _label(claim: Any, position: int) -> str:
     return str(claim.get("id", position)) if isinstance(claim, dict) else str(position)
 
 
-def _claim(raw: Any, place: str) -> Claim:
+CLAIM_KEYS = [key for key in Claim.model_fields if key != "parts"]
+
+
+def _claim(raw: Any, place: str, common: dict[str, Any]) -> Claim:
     if not isinstance(raw, dict):
         raise UserError(f"{place}: a claim is a mapping with id, says, source, experiment, statistic, check")
     single = {key: raw[key] for key in ("experiment", "statistic", "check") if key in raw}
-    allowed = ["id", "says", "source", "experiment", "statistic", "check", "all", "note", "seeds", "scale"]
+    allowed = [*CLAIM_KEYS, "experiment", "statistic", "check", "all"]
     if unknown := [key for key in raw if key not in allowed]:
         raise UserError(f"{place}: {_unknown(str(unknown[0]), allowed)}")
     if "all" in raw:
@@ -204,8 +292,20 @@ def _claim(raw: Any, place: str) -> Claim:
         pieces = [single]
     many = len(pieces) > 1
     parts = [_part(piece, f"{place}, part {i}" if many else place) for i, piece in enumerate(pieces, 1)]
-    rest = {key: raw[key] for key in ("id", "says", "source", "note", "seeds", "scale") if key in raw}
-    return _build(Claim, {**rest, "parts": parts}, place)
+    rest = {**common, **{key: raw[key] for key in CLAIM_KEYS if key in raw}}
+    if "n" not in rest:
+        raise UserError(f"{place}: `n` is missing, the planned number of units, here or once for the card")
+    if isinstance(rest.get("units"), str):
+        raise UserError(
+            f"{place}: units: write {{independent: why}}, why a repetition redraws everything that a seed does"
+        )
+    claim = _build(Claim, {**rest, "parts": parts}, place)
+    for part in claim.parts if claim.contrast else []:
+        try:
+            claim.contrast.part(part)  # type: ignore[union-attr]
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
+    return claim
 
 
 def _part(raw: dict, place: str) -> Part:
@@ -217,7 +317,9 @@ def _part(raw: dict, place: str) -> Part:
         raise UserError(f"{place}: `statistic` is a mapping with `metric` or `function`")
     kind = check.get("kind") if isinstance(check, dict) else None
     if kind not in CHECKS:
-        raise UserError(f"{place}: check.kind is one of {', '.join(CHECKS)}, got {kind!r}")
+        near = difflib.get_close_matches(str(kind), CHECKS, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{place}: check.kind is one of {', '.join(CHECKS)}, got {kind!r}{hint}")
     model = FunctionStatistic if "function" in statistic else MetricStatistic
     built = {
         "statistic": _build(model, statistic, f"{place}: statistic"),
@@ -229,12 +331,12 @@ def _part(raw: dict, place: str) -> Part:
 
 
 def _axis(part: Part, place: str) -> None:
-    """An axis is what slope and order need and what the others cannot use."""
+    """An axis is what slope, order and trend need and what the others cannot use."""
     statistic = part.statistic
     if not isinstance(statistic, MetricStatistic):
         return
     wants, has = (
-        isinstance(part.check, Slope | Order),
+        isinstance(part.check, Slope | Order | Trend),
         statistic.over is not None and statistic.reduce is None,
     )
     if wants and not has:
@@ -253,7 +355,10 @@ def _build(model: type[Model], raw: Any, place: str) -> Model:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(step) for step in first["loc"])
         if first["type"] == "extra_forbidden":
-            text = _unknown(str(first["loc"][-1]), list(model.model_fields))
+            steps = [str(step) for step in first["loc"]]
+            inner = {"contrast": Contrast, "units": Independent}.get(steps[0], model)
+            known = inner if len(steps) > 1 else model
+            text = _unknown(steps[-1], list(known.model_fields))
         elif first["type"] == "missing":
             text = f"`{key}` is missing"
         else:

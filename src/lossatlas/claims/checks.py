@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lossatlas.claims import tests
-from lossatlas.claims.curves import censored_last
+from lossatlas.claims.curves import censored_last, slopes
 from lossatlas.claims.grid import NotRunError, UnfitError, canonical, canonicals
-from lossatlas.claims.spec import Better, Bound, Check, Close, Order, Ratio, Slope
+from lossatlas.claims.spec import Better, Bound, Check, Close, Never, Order, Ratio, Slope, Trend
 from lossatlas.claims.statistics import Statistic
 from lossatlas.claims.tests import Result
 
@@ -26,16 +27,23 @@ else:
 class _Wide:
     """Units by columns (arms or steps), the units common to all of them."""
 
-    values: np.ndarray  # (n, k); NaN: failed without a worst value, or not finite
-    failed: np.ndarray  # (n, k)
+    values: np.ndarray  # (n, k); NaN: diverged without a worst value, or not finite
+    failed: np.ndarray  # (n, k) diverged
     units: list[str]
     missing: frozenset  # units
-    shown: frozenset  # (arm, step or arm, unit) of failed runs
+    shown: frozenset  # (arm, step or arm, unit) of diverged runs
+
+    def keep(self, whole: np.ndarray) -> _Wide:
+        """The units of a mask; the others are missing."""
+        lost = frozenset(unit for unit, stays in zip(self.units, whole, strict=True) if not stays)
+        units = [unit for unit in self.units if unit not in lost]
+        shown = frozenset(run for run in self.shown if run[-1] not in lost)
+        return _Wide(self.values[whole], self.failed[whole], units, self.missing | lost, shown)
 
     @property
-    def lost(self) -> np.ndarray:
-        """(n,) units with a value nobody knows."""
-        return np.asarray(np.isnan(self.values).any(axis=1))
+    def whole(self) -> _Wide:
+        """Without units that have a diverged run or no number."""
+        return self.keep(np.asarray(~(self.failed | np.isnan(self.values)).any(axis=1)))
 
 
 def run_check(check: Check, statistic: Statistic) -> list[Result]:
@@ -56,106 +64,141 @@ def run_check(check: Check, statistic: Statistic) -> list[Result]:
 
 
 def _better(check: Better, table: DataFrame, steps: Sequence[str]) -> list[Result]:
-    arms = _arms(check, table)
-    wide = _worst_filled(_wide(table, "arm", [*arms, *check.than]), table, check.direction)
+    def test(d: np.ndarray) -> Result:
+        result = tests.t_test(d, check.direction * check.margin, check.direction, check.overlap)
+        if check.alike == 0 or result.p is None:
+            return result
+        return replace(result, alike=tests.tost(d, -check.alike, check.alike, check.overlap).p)
+
     results = []
-    for i, arm in enumerate(arms):
-        for j, other in enumerate(check.than, len(arms)):
-            d = wide.values[:, i] - wide.values[:, j]
-            result = tests.t_test(d, check.direction * check.by, check.direction, check.overlap)
-            results.append(_told(result, wide, f"{arm} - {other}"))
+    for arm in _arms(check, table):
+        for other in check.than:
+            wide, ways = _both_ways(_wide(table, "arm", [arm, other]), check.direction, check.margin)
+            ways = [way[:, 0] - way[:, 1] for way in ways]
+            results.append(_tested(test, ways, wide, f"{arm} - {other}"))
     return results
 
 
 def _bound(check: Bound, table: DataFrame, steps: Sequence[str]) -> list[Result]:
+    def test(d: np.ndarray) -> Result:
+        return tests.skewed_test(d, check.limit, check.direction, check.overlap)
+
     results = []
     for arm in _arms(check, table):
         wide = _wide(table, "arm", [arm])
-        if check.exact:
-            trials = _of(table, arm).set_index("unit")["trials"].reindex(wide.units)
-            tried = None if trials.isna().all() else trials.to_numpy()
-            result = tests.exact_bound(wide.values[:, 0], check.limit, check.direction, tried)
-        else:
-            wide = _worst_filled(wide, table, check.direction)
-            result = tests.t_test(wide.values[:, 0], check.limit, check.direction, check.overlap)
+        against = check.direction * (wide.values[:, 0] - check.limit) < 0
+        wide = wide.keep(~np.isnan(wide.values[:, 0]) & (~wide.failed[:, 0] | against))
+        results.append(_tested(test, [wide.values[:, 0]], wide, arm))
+    return results
+
+
+def _never(check: Never, table: DataFrame, steps: Sequence[str]) -> list[Result]:
+    results = []
+    for arm in _arms(check, table):
+        wide = _wide(table, "arm", [arm], finite=False)
+        wide = wide.keep(~wide.failed[:, 0])
+        trials = _of(table, arm).set_index("unit")["trials"].reindex(wide.units)
+        tried = None if trials.isna().all() else trials.to_numpy()
+        result = tests.never_test(wide.values[:, 0], check.limit, check.side, check.rate, tried)
         results.append(_told(result, wide, arm))
     return results
 
 
 def _close(check: Close, table: DataFrame, steps: Sequence[str]) -> list[Result]:
     target = 0.0 if check.value is None else check.value
+    two_sided = tests.tost if check.than else tests.skewed_tost  # differences of two arms are symmetric
+
+    def test(d: np.ndarray) -> Result:
+        return two_sided(d, target - check.within, target + check.within, check.overlap)
+
     results = []
     for arm in _arms(check, table):
         for other in check.than or [None]:
-            wide = _wide(table, "arm", [arm] if other is None else [arm, other])
+            wide = _wide(table, "arm", [arm] if other is None else [arm, other]).whole
             d = wide.values[:, 0] - (0.0 if other is None else wide.values[:, 1])
-            d = _farthest(d, wide.lost, target)
-            result = tests.tost(d, target - check.within, target + check.within, check.overlap)
-            results.append(_told(result, wide, arm if other is None else f"{arm} - {other}"))
+            results.append(_tested(test, [d], wide, arm if other is None else f"{arm} - {other}"))
     return results
 
 
 def _ratio(check: Ratio, table: DataFrame, steps: Sequence[str]) -> list[Result]:
+    one_sided = tests.t_test if check.than else tests.skewed_test
+
+    def test(d: np.ndarray) -> Result:
+        result = tests.ratio_test(d, check.limit, check.direction, check.overlap, one_sided)
+        if check.alike == 0 or result.p is None:
+            return result
+        size = math.log1p(check.alike)
+        return replace(result, alike=tests.tost(d, -size, size, check.overlap, one_sided).p)
+
     results = []
     for arm in _arms(check, table):
         for other in check.than or [None]:
             wide = _wide(table, "arm", [arm] if other is None else [arm, other])
-            wide = _worst_filled(wide, table, check.direction)
-            if not (wide.values > 0).all():
-                raise UnfitError(f"a ratio needs values > 0, got {wide.values.min():.4g}")
+            known = wide.values[~np.isnan(wide.values)]
+            if not (known > 0).all():
+                raise UnfitError(f"a ratio needs values > 0, got {known.min():.4g}")
             logs = np.log(wide.values)
-            d = logs[:, 0] - (0.0 if other is None else logs[:, 1])
-            result = tests.ratio_test(d, check.limit, check.direction, check.overlap)
-            results.append(_told(result, wide, arm if other is None else f"{arm} / {other}"))
+            logs = logs if other is not None else np.column_stack([logs, np.zeros(len(logs))])
+            flags = (
+                wide.failed
+                if other is not None
+                else np.column_stack([wide.failed, np.zeros_like(wide.failed)])
+            )
+            wide = replace(wide, values=logs, failed=flags)
+            wide, ways = _both_ways(wide, check.direction, check.direction * math.log(check.limit))
+            ways = [way[:, 0] - way[:, 1] for way in ways]
+            results.append(_tested(test, ways, wide, arm if other is None else f"{arm} / {other}"))
     return results
 
 
 def _slope(check: Slope, table: DataFrame, steps: Sequence[str]) -> list[Result]:
-    """Mean log-log slope inside the range.
+    """Mean log-log (or semi-log) slope inside the range.
 
     One slope per unit and then t over units, not one regression through all points: the points of a unit
     share its draw (its data, its start), so their residuals are correlated, and a pooled regression would
     count every point as a unit.
     """
     low, high = check.between
+
+    def test(d: np.ndarray) -> Result:
+        return tests.tost(d, low, high, check.overlap)
+
     x = table.drop_duplicates("step").set_index("step")["x"].reindex(list(steps)).to_numpy(float)
     if len(steps) < 2 or not (x > 0).all():
         raise NotRunError(f"a slope needs at least 2 steps with numbers > 0, got {x.tolist()}")
     results = []
     for arm in _arms(check, table):
-        wide = _wide(_of(table, arm), "step", steps, arm)
-        known = wide.values[~wide.lost]
-        if not (known > 0).all():
-            raise UnfitError(f"a log-log slope needs values > 0, got {known.min():.4g}")
-        slopes = np.full(len(wide.units), np.nan)
-        slopes[~wide.lost] = tests.log_slopes(x, known)
-        slopes = _farthest(slopes, wide.lost, (low + high) / 2)
-        results.append(_told(tests.tost(slopes, low, high, check.overlap), wide, arm))
+        wide = _wide(_of(table, arm), "step", steps, arm).whole
+        if not check.semi and not (wide.values > 0).all():
+            raise UnfitError(f"a log-log slope needs values > 0, got {wide.values.min():.4g}")
+        results.append(_tested(test, [slopes(x, wide.values, "x" if check.semi else "xy")], wide, arm))
     return results
 
 
-def _order(check: Order, table: DataFrame, steps: Sequence[str]) -> list[Result]:
-    """Page's test.
+def _order(check: Order | Trend, table: DataFrame, steps: Sequence[str]) -> list[Result]:
+    """Each step (order), or Page's test (trend).
 
     A done run's NaN or infinity is censored and ranks last (largest), censored values among themselves by the
-    statistic's `ties`; a failed run without a worst value takes the end of the ranks that speaks against the claim.
+    statistic's `ties`; a unit with a diverged run is missing.
     """
+    compare = tests.page_test if isinstance(check, Trend) else tests.order_test
+
+    def test(values: np.ndarray) -> Result:
+        return compare(values, check.increasing)
+
     results = []
     if len(steps) < 2:
         raise NotRunError(f"a trend needs at least 2 steps, found {list(steps)}")
     for arm in _arms(check, table):
         wide = _wide(_of(table, arm), "step", steps, arm, finite=False)
-        middle = (len(steps) - 1) / 2
-        against = np.where(np.arange(len(steps)) >= middle, -np.inf, np.inf) * (1 if check.increasing else -1)
-        unknown = np.isnan(wide.values)
-        values = np.where(unknown, np.where(wide.failed, against, np.inf), wide.values)
-        censored = int((unknown & ~wide.failed).sum() + np.isinf(wide.values).sum())
+        wide = wide.keep(np.asarray(~wide.failed.any(axis=1)))
+        values = np.where(np.isnan(wide.values), np.inf, wide.values)
+        censored = int(np.isinf(values).sum())
         if table["tie"].notna().any():
-            ties = _wide(
-                _of(table, arm).assign(value=_of(table, arm)["tie"]), "step", steps, arm, finite=False
-            )
-            values = np.where(wide.failed, values, censored_last(values, ties.values))
-        result = _told(tests.page_test(values, check.increasing), wide, arm)
+            tied = _of(table, arm).assign(value=_of(table, arm)["tie"])
+            ties = _wide(tied, "step", steps, arm, finite=False)
+            values = censored_last(values, ties.keep(np.isin(ties.units, wide.units)).values)
+        result = _tested(test, [values], wide, arm)
         notes = [result.note, f"{censored} censored values ranked last" if censored else ""]
         results.append(replace(result, note="; ".join(note for note in notes if note)))
     return results
@@ -164,9 +207,11 @@ def _order(check: Order, table: DataFrame, steps: Sequence[str]) -> list[Result]
 _KINDS: dict[type, Callable[..., list[Result]]] = {
     Better: _better,
     Bound: _bound,
+    Never: _never,
     Close: _close,
     Slope: _slope,
     Order: _order,
+    Trend: _order,
     Ratio: _ratio,
 }
 
@@ -210,34 +255,51 @@ def _wide(table: DataFrame, key: str, names: Sequence[str], arm: str = "", finit
     values, failed = values[:, twice], failed[:, twice]
     common = np.asarray(~np.isnan(failed).any(axis=1))
     units = [str(one) for one in every[common]]
-    if not units:
-        raise NotRunError(f"no unit has a run of each of {', '.join(names)}")
     grid, flags = values[common], failed[common] == 1
     if finite:
         grid = np.where(np.isfinite(grid), grid, np.nan)
-        absent = np.isnan(grid).all(axis=0) & ~flags.all(axis=0)
-        if absent.any():
-            raise NotRunError(f"{names[int(np.argmax(absent))]} has no finite value")
     shown = frozenset((arm, names[j], units[i]) for i, j in np.argwhere(flags))
     return _Wide(grid, flags, units, frozenset(every[~common]), shown)
 
 
-def _worst_filled(wide: _Wide, table: DataFrame, direction: int) -> _Wide:
-    """Failed runs without a value get the worst one of all arms' done runs."""
-    done = table.loc[table["failed"] == 0, "value"].to_numpy(float)
-    done = done[np.isfinite(done)]
-    if done.size == 0:
-        raise NotRunError("no run is done")
-    worst = done.min() if direction > 0 else done.max()
-    return replace(wide, values=np.where(np.isnan(wide.values), worst, wide.values))
+def _both_ways(wide: _Wide, direction: int, margin: float) -> tuple[_Wide, list[np.ndarray]]:
+    """Arm and comparator with what diverged filled in, once or in both ways that must agree.
+
+    A diverged run of the arm counts with the card's `worst`, if that speaks against the claim. One of the comparator
+    counts once with `worst` and once with the best value that the comparator reached; the larger p is the claim's.
+    What has no such value is missing: a comparator that never ran to its end proves nothing.
+    """
+    values, flags = wide.values, wide.failed
+    ends = values[~flags[:, 1] & ~np.isnan(values[:, 1]), 1]
+    best = np.nan if ends.size == 0 else ends.max() if direction > 0 else ends.min()
+    cautious = values.copy()
+    cautious[:, 1] = np.where(flags[:, 1], best, values[:, 1])
+    speaks_for = direction * (values[:, 0] - cautious[:, 1]) - margin > 0
+    lost = np.isnan(values).any(axis=1) | np.isnan(cautious).any(axis=1) | (flags[:, 0] & speaks_for)
+    kept = wide.keep(~lost)
+    return kept, [kept.values, cautious[~lost]] if kept.failed[:, 1].any() else [kept.values]
 
 
-def _farthest(d: np.ndarray, lost: np.ndarray, target: float) -> np.ndarray:
-    """Failed units count with the value that lies farthest from the target."""
-    known = d[~lost]
-    if known.size == 0:
-        raise NotRunError("no run is done")
-    return np.where(lost, known[np.argmax(np.abs(known - target))], d)
+def _tested(
+    test: Callable[[np.ndarray], Result], ways: Sequence[np.ndarray], wide: _Wide, label: str
+) -> Result:
+    """The test of all units, and without each of them."""
+    result = _agreeing(test, ways)
+    alone = {}
+    if len(wide.units) > 2:
+        for i, unit in enumerate(wide.units):
+            alone[unit] = _agreeing(test, [np.delete(way, i, axis=0) for way in ways])
+    return replace(_told(result, wide, label), alone=alone)
+
+
+def _agreeing(test: Callable[[np.ndarray], Result], ways: Sequence[np.ndarray]) -> Result:
+    results = [test(way) for way in ways]
+    if len(results) == 1 or results[0].p is None:
+        return results[0]
+    shown = max(results, key=lambda result: result.p or 0.0)
+    opposite = max(result.p_opposite or 0.0 for result in results)
+    alike = None if shown.alike is None else max(result.alike or 0.0 for result in results)
+    return replace(shown, p_opposite=opposite, alike=alike)
 
 
 def _told(result: Result, wide: _Wide, label: str) -> Result:

@@ -47,18 +47,17 @@ class MetricStatistic(Strict):
     Args:
         metric: a metric's column, or `seconds` or `peak_mb`.
         where: condition key (or `arm`) to value; a list of values asks for the check at each of them.
-        worst: value a failed or diverged run counts with, in the metric's units, before `log`; without it
-            the worst value of the done runs.
+        worst: a constant: the value that a diverged run counts with where that speaks against the claim, in
+            the metric's units, before `log`. Without it a diverged run is a missing one; a failed run always is.
         log: natural logarithm of the metric.
-        over: condition key (or `arm`) whose values are the axis of slope and order; with `reduce`, what is
+        over: condition key (or `arm`) whose values are the axis of slope, order and trend; with `reduce`, what is
             collapsed.
         values: the axis' values in order; a mapping gives each its number for slope. Without it every value
             found, in the order of the numbers in their names.
         reduce: collapse `over` to one number: its mean, min, max, range (max - min) or log-log slope.
         minus: condition values whose number is subtracted, the rest of `where` unchanged.
         arms: condition key whose values play the arms (then `where` may fix `arm`).
-        trials: for an exact bound, the metric that counts how often the unit was tried; `metric` counts
-            violations.
+        trials: for `never`, the metric that counts the cases of a row, or their number; `metric` counts violations.
         ties: for an order, the metric by which censored values (those that are never reached) rank among themselves.
     """
 
@@ -71,7 +70,7 @@ class MetricStatistic(Strict):
     reduce: Literal["mean", "min", "max", "range", "slope"] | None = None
     minus: dict[str, Name] | None = None
     arms: str = "arm"
-    trials: str | None = None
+    trials: int | str | None = None
     ties: str | None = None
 
     @model_validator(mode="after")
@@ -86,16 +85,14 @@ class MetricStatistic(Strict):
 class FunctionStatistic(Strict):
     """A named function `(records, **args) -> DataFrame`: unit, value and, at need, arm, condition, x, trials.
 
-    It gets the tidy rows of the experiment (verdict seeds, interrupted runs left out) with two more columns:
-    `unit_id` (`s3`, or `s3u7` where a run carries units) and `failed`. Failed runs have `worst` in `metric`,
-    if given.
+    It gets the tidy rows of the experiment (verdict seeds) with one more column: `unit_id` (`s3`, or `s3u7` where a
+    run carries units). A seed with a run that failed or diverged is left out, so it is missing.
     """
 
     function: str
     args: dict[str, Any] = {}
     where: dict[str, Name] = {}
     metric: str | None = None
-    worst: Number | None = None
 
 
 class _Check(Strict):
@@ -124,11 +121,6 @@ class _Check(Strict):
         """1 where more is better for the claim, -1 where less is, 0 where neither."""
         return 0
 
-    @property
-    def better_side(self) -> int:
-        """Like `direction`, 0 too where a failed run must not count as the worst value seen."""
-        return self.direction
-
 
 class _OneSided(_Check):
     above: Number | None = None
@@ -151,35 +143,81 @@ class _OneSided(_Check):
         return limit
 
 
-class Better(_Check):
-    """Paired t, one-sided: arm above every comparator by more than `by` (below it, with `lower`)."""
+class _Margin(_Check):
+    by: Number | None = None
+    sign: str = ""
+
+    def _reason(self, bare: bool, bar: str) -> None:
+        if bare and not self.sign:
+            raise ValueError(
+                f"{bar} is no smallest effect of interest: name `by` in the metric's unit,"
+                " or say in `sign` why the bare sign is the claim"
+            )
+        if self.sign and not bare:
+            raise ValueError("`sign` says why there is no margin: leave it out beside `by`")
+
+
+class Better(_Margin):
+    """Paired t, one-sided: arm above every comparator by more than `by` (below it, with `lower`).
+
+    Args:
+        by: smallest effect of interest, in the statistic's unit; negative for non-inferiority.
+        sign: where `by` is 0, why the bare sign is the claim.
+    """
 
     kind: Literal["better"]
     than: Names
-    by: Number = 0.0
     lower: bool = False
 
     @model_validator(mode="after")
     def _others(self) -> Better:
         if not self.arm or not self.than or set(self.arm) & set(self.than):
             raise ValueError("`arm` and `than` name at least one arm each, none in common")
+        self._reason(not self.by, "a margin of 0" if self.by == 0 else "no `by`")
         return self
 
     @property
     def direction(self) -> int:
         return -1 if self.lower else 1
 
-
-class Bound(_OneSided):
-    """One-sided t against a bound, or, exact, no unit beyond it (a value on the bound is no violation)."""
-
-    kind: Literal["bound"]
-    exact: bool = False
+    @property
+    def margin(self) -> float:
+        return self.by or 0.0
 
     @property
-    def better_side(self) -> int:
-        """Exact: no value seen stands for a run that failed, it counts as a violation."""
-        return 0 if self.exact else self.direction
+    def alike(self) -> float:
+        """Half-width of "no difference", 0 where there is none."""
+        return max(self.margin, 0.0)
+
+
+class Bound(_OneSided):
+    """One-sided test of the mean against a bound; the larger p of t and bootstrap-t, since metrics are skewed."""
+
+    kind: Literal["bound"]
+
+
+class Never(_OneSided):
+    """No violation in N random cases: the upper 95 % limit of Clopper and Pearson on their rate is below `rate`.
+
+    With `trials` the statistic's metric counts violations; otherwise each unit is one case, a violation if its
+    value lies beyond `above` or `below` (on it is none).
+    """
+
+    kind: Literal["never"]
+    rate: Fraction = 0.05
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts(cls, raw: Any) -> Any:
+        return {"below": 0, **raw} if isinstance(raw, dict) and not {"above", "below"} & set(raw) else raw
+
+    @property
+    def direction(self) -> int:
+        return 0
+
+    @property
+    def side(self) -> int:
+        return 1 if self.above is not None else -1
 
 
 class Close(_Check):
@@ -198,10 +236,11 @@ class Close(_Check):
 
 
 class Slope(_Check):
-    """Log-log slope of each unit; the mean inside (lo, hi) by two one-sided t tests."""
+    """Log-log (`semi`: value on log axis) slope of each unit; the mean inside (lo, hi) by two one-sided t tests."""
 
     kind: Literal["slope"]
     between: tuple[Number, Number]
+    semi: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> Slope:
@@ -211,27 +250,65 @@ class Slope(_Check):
 
 
 class Order(_Check):
-    """Page's trend test along the statistic's axis."""
+    """Each adjacent step along the statistic's axis points the right way: sign test or t a step, all must hold."""
 
     kind: Literal["order"]
     increasing: bool = True
 
 
-class Ratio(_OneSided):
-    """t on the log ratio of arm to comparator (without `than`: of the statistic) against the margin."""
+class Trend(_Check):
+    """Page's trend test along the statistic's axis: the values rise on the whole, single steps may fall."""
+
+    kind: Literal["trend"]
+    increasing: bool = True
+
+
+class Ratio(_OneSided, _Margin):
+    """t on the log ratio of arm to comparator (without `than`: of the statistic) against the bar.
+
+    Args:
+        above, below: the bar. A bar of 1 is moved by `by`: to 1 + by, or 1 / (1 + by).
+        by: smallest relative difference of interest; without it the bar's own distance from 1.
+    """
 
     kind: Literal["ratio"]
     than: Names | None = None
 
     @model_validator(mode="after")
     def _positive(self) -> Ratio:
-        if not 0 < self.limit < math.inf:
+        bar = self.above if self.above is not None else self.below or 0.0
+        if not 0 < bar < math.inf:
             raise ValueError("the margin on a ratio is > 0")
+        if self.by is not None and self.by <= 0:
+            raise ValueError("`by` of a ratio is a relative difference > 0, such as 0.05")
         if self.than and not self.arm:
             raise ValueError("`than` needs `arm`")
+        self._reason(bar == 1 and not self.by, "a ratio of 1")
         return self
 
+    @property
+    def limit(self) -> float:
+        bar = self.above if self.above is not None else self.below
+        assert bar is not None
+        return bar if bar != 1 or not self.by else (1 + self.by) ** self.direction
 
-CHECKS = {"better": Better, "bound": Bound, "close": Close, "slope": Slope, "order": Order, "ratio": Ratio}
-Check = Better | Bound | Close | Slope | Order | Ratio
+    @property
+    def alike(self) -> float:
+        """Relative half-width of "no difference", 0 where there is none."""
+        if self.by:
+            return self.by
+        return max(self.limit**self.direction - 1, 0.0)
+
+
+CHECKS = {
+    "better": Better,
+    "bound": Bound,
+    "never": Never,
+    "close": Close,
+    "slope": Slope,
+    "order": Order,
+    "trend": Trend,
+    "ratio": Ratio,
+}
+Check = Better | Bound | Never | Close | Slope | Order | Trend | Ratio
 AnyStatistic = MetricStatistic | FunctionStatistic

@@ -1,8 +1,8 @@
 """From tidy records to one number per unit, arm and condition.
 
-A unit is a seed, or a seed and a repetition where runs carry units. Runs that failed or diverged stay in the
-table with the statistic's `worst` or the worst value of the done runs; interrupted ones stay as gaps, so
-that they are counted as missing.
+A unit is a seed; the repetitions inside one are averaged, unless the card says `units: independent`. A diverged run
+stays in the table with the statistic's `worst`; failed and interrupted ones stay as gaps, so that they are counted as
+missing: a crash says nothing about a method.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ else:
     from pandas import DataFrame, Series
 
 
+REPETITION = r"(s-?\d+)u\d+"
+
+
 @dataclass(frozen=True)
 class Statistic:
     """The numbers a check works on.
 
     Args:
         table: columns unit, arm, condition (label of a where-list's point), step (name on the axis) and x
-            (its number), value (NaN where a run failed and no worst value is known yet), failed (1, 0, or
+            (its number), value (NaN where a run diverged and the card has no `worst`), failed (1 diverged, 0, or
             NaN for a gap), trials, tie (orders censored values among themselves).
         steps: the axis' values in order, empty without an axis.
     """
@@ -58,7 +61,7 @@ def verdict_seeds(rows: DataFrame, seeds: str = "all") -> DataFrame:
 
 
 def select(records: DataFrame, experiment: str, seeds: str = "all", scale: str | None = None) -> DataFrame:
-    """The rows a claim may use, with `unit_id` and `failed` (1, 0, NaN if interrupted).
+    """The rows a claim may use, with `unit_id` and `failed` (0 done, 1 diverged, NaN failed or interrupted).
 
     Args:
         scale: the scale to use; without it laptop, or the only one there is.
@@ -83,22 +86,21 @@ def select(records: DataFrame, experiment: str, seeds: str = "all", scale: str |
         )
     if not (rows["status"] == "done").any():
         raise NotRunError(f"no run of experiment {experiment} is done")
-    gap = rows["status"] == "interrupted"
+    gap = rows["status"].isin(["interrupted", "failed"])
     repeated = rows.duplicated(["arm", *condition_columns(rows), "seed", "unit"], keep=False)
     rows = rows[~(gap & repeated)]
-    failed = rows["status"].map({"done": 0.0, "failed": 1.0, "diverged": 1.0, "interrupted": np.nan})
+    failed = rows["status"].map({"done": 0.0, "diverged": 1.0})
     return rows.assign(failed=failed, unit_id=unit_ids(rows))
 
 
 def compute(
-    statistic: AnyStatistic, rows: DataFrame, direction: int = 0, censored: bool = False
+    statistic: AnyStatistic, rows: DataFrame, censored: bool = False, independent: bool = False
 ) -> Statistic:
     """The statistic of rows made by `select`.
 
     Args:
-        direction: 1 where more is better for the claim, -1 where less, 0 where neither: says which value is
-            the worst.
         censored: a done run's NaN or infinity means "never", not a diverged run.
+        independent: repetitions inside a seed stay units of their own.
 
     Raises:
         NotRunError: a metric, condition or step is missing, or one unit has several rows.
@@ -106,8 +108,9 @@ def compute(
         UserError: the named function cannot be imported.
     """
     if isinstance(statistic, FunctionStatistic):
-        return _from_function(statistic, rows)
-    rows = _valued(statistic, _level(rows, statistic.metric), direction, censored)
+        found = _from_function(statistic, rows)
+        return found if independent else _per_seed(found)
+    rows = _valued(statistic, _level(rows, statistic.metric), censored)
     pieces, steps = [], []
     for point in itertools.product(*statistic.where.values()):
         where = dict(zip(statistic.where, point, strict=True))
@@ -116,7 +119,29 @@ def compute(
         if statistic.minus is not None:
             piece = grid.minus(piece, grid.at(statistic, rows, {**where, **statistic.minus})[0])
         pieces.append(piece.assign(condition=label))
-    return Statistic(pd.concat(pieces, ignore_index=True)[COLUMNS], steps)
+    found = Statistic(pd.concat(pieces, ignore_index=True)[COLUMNS], steps)
+    return found if independent else _per_seed(found)
+
+
+def _per_seed(statistic: Statistic) -> Statistic:
+    """Repetitions of a seed averaged (trials summed); a seed that lacks one has a gap, one diverged has diverged."""
+    table = statistic.table
+    inside = table["unit"].str.fullmatch(REPETITION)
+    if not inside.any():
+        return statistic
+    table = table.assign(unit=table["unit"].str.replace(REPETITION, r"\1", regex=True))
+    counts = table["trials"].notna().any()
+    keys = ["condition", "arm", "unit", "step"]
+    groups = table.groupby(keys, sort=False, dropna=False)
+    how = {"x": "first", "tie": "mean", "trials": "sum" if counts else "first"}
+    merged = groups.agg(how)
+    merged["value"] = groups["value"].agg("sum" if counts else _mean)
+    merged["failed"] = groups["failed"].agg(lambda flags: flags.max(skipna=False))
+    return Statistic(merged.reset_index()[COLUMNS], statistic.steps)
+
+
+def _mean(values: Series) -> float:
+    return float(np.mean(values.to_numpy(float)))  # a NaN stays one
 
 
 def _level(rows: DataFrame, metric: str) -> DataFrame:
@@ -152,16 +177,16 @@ def _expanded(rows: DataFrame) -> DataFrame:
     return both.assign(unit_id=unit_ids(both))
 
 
-def _valued(statistic: MetricStatistic, rows: DataFrame, direction: int, censored: bool) -> DataFrame:
-    """Rows with `value`: the metric of done runs, the worst value of failed ones (NaN if nobody knows it)."""
+def _valued(statistic: MetricStatistic, rows: DataFrame, censored: bool) -> DataFrame:
+    """Rows with `value`: the metric of done runs, the card's `worst` for diverged ones (NaN where it has none)."""
     value = rows[statistic.metric].astype(float).where(rows["failed"] == 0)
     finite, failed = pd.Series(np.isfinite(value), value.index), rows["failed"]
     if not censored:  # a done run whose loss is NaN has diverged; an arm that never has the metric lacks it
         logs_it = finite.groupby(rows["arm"]).transform("any")
         failed = failed.mask((failed == 0) & ~finite & logs_it, 1.0)
     worst = statistic.worst
-    if worst is None and direction and statistic.minus is None and statistic.reduce not in ("range", "slope"):
-        worst = value[finite].min() if direction > 0 else value[finite].max()
+    if statistic.minus is not None or statistic.reduce in ("range", "slope"):
+        worst = None  # on which side it would speak is open
     value = value.mask(failed == 1, np.nan if worst is None else worst)
     if statistic.log:
         if (value <= 0).any():
@@ -170,20 +195,24 @@ def _valued(statistic: MetricStatistic, rows: DataFrame, direction: int, censore
         value = pd.Series(np.log(value), value.index)
     if statistic.ties is not None and statistic.ties not in rows:
         raise NotRunError(f"no record has the metric {statistic.ties}")
-    others = {"trials": rows.get(statistic.trials, np.nan), "tie": rows.get(statistic.ties, np.nan)}
+    trials = statistic.trials if isinstance(statistic.trials, int) else rows.get(statistic.trials, np.nan)
+    others = {"trials": trials, "tie": rows.get(statistic.ties, np.nan)}
     return rows.assign(value=value, failed=failed, **others)
 
 
 def _from_function(statistic: FunctionStatistic, rows: DataFrame) -> Statistic:
     function = load_function(statistic.function)
-    rows = grid.where(_expanded(rows[rows["failed"].notna()]), statistic.where)
+    rows = grid.where(rows, statistic.where)
     if statistic.metric is not None:
-        if statistic.metric not in rows:
-            raise NotRunError(f"no record has the metric {statistic.metric}")
-        fill = np.nan if statistic.worst is None else statistic.worst
-        rows = rows.assign(**{statistic.metric: rows[statistic.metric].mask(rows["failed"] == 1, fill)})
+        rows = _level(rows, statistic.metric)
+    whole = rows.groupby("seed")["failed"].transform(lambda flags: (flags == 0).all())
+    rows = rows[
+        whole.astype(bool)
+    ]  # what a function makes of a lost run nobody can check: its seed is missing
+    if rows.empty:
+        raise NotRunError("no seed has all its runs done")
     try:
-        table = function(rows.assign(failed=rows["failed"] == 1), **statistic.args)
+        table = function(rows.assign(failed=False), **statistic.args)
     except (NotRunError, UnfitError, UserError):
         raise
     except (

@@ -1,4 +1,4 @@
-"""What papers on diffusion models share: noise levels, denoisers, exact scores of mixtures, teachers made once.
+"""What papers on diffusion models share: noise levels, denoisers, exact scores of mixtures, sample quality.
 
 Noise is added, never scaled: x_sigma = x + sigma e, so that the score is (D(x_sigma, sigma) - x_sigma) / sigma^2 with
 D the denoiser. All functions take a leading axis R of replicas, (R, b, d), and sigma as (R, b, 1).
@@ -12,7 +12,6 @@ from lossatlas.diffusion.denoisers import (
     plain_embedding,
     score_matching_loss,
 )
-from lossatlas.diffusion.kept import kept
 from lossatlas.diffusion.levels import karras_levels, log_normal, log_uniform
 from lossatlas.diffusion.mixtures import Mixture, grid, ring
 from lossatlas.diffusion.nets import NoiseNet, ReplicaMLP, merge_replicas
@@ -29,7 +28,6 @@ __all__ = [
     "grid",
     "heun_sample",
     "karras_levels",
-    "kept",
     "log_normal",
     "log_uniform",
     "merge_replicas",

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lossatlas.claims import Claim, NotRunError, Part, Result, UnfitError, comparisons
-from lossatlas.claims.spec import Better, Bound, Check, Close, MetricStatistic, Order, Ratio, Slope
+from lossatlas.claims.spec import (
+    Better,
+    Bound,
+    Check,
+    Close,
+    MetricStatistic,
+    Never,
+    Order,
+    Ratio,
+    Slope,
+    Trend,
+)
 from lossatlas.errors import UserError
 from lossatlas.report.gather import Paper
 from lossatlas.report.text import number
@@ -88,7 +99,7 @@ def effects(claim: Claim, paper: Paper) -> list[Effects]:
 def accepted(check: Check) -> tuple[float, float]:
     """The open range of effects that the claim states, infinite at a side that does not matter."""
     if isinstance(check, Better):
-        return (-math.inf, -check.by) if check.lower else (check.by, math.inf)
+        return (-math.inf, -check.margin) if check.lower else (check.margin, math.inf)
     if isinstance(check, Bound | Ratio):
         return (check.limit, math.inf) if check.direction > 0 else (-math.inf, check.limit)
     if isinstance(check, Close):
@@ -96,7 +107,9 @@ def accepted(check: Check) -> tuple[float, float]:
         return middle - check.within, middle + check.within
     if isinstance(check, Slope):
         return check.between
-    assert isinstance(check, Order)
+    if isinstance(check, Never):
+        return -math.inf, check.rate
+    assert isinstance(check, Order | Trend)
     return (0.0, math.inf) if check.increasing else (-math.inf, 0.0)
 
 
@@ -115,7 +128,11 @@ def quantity(part: Part) -> str:
     if isinstance(check, Slope):
         over = f" over {', '.join(statistic.over or [])}" if isinstance(statistic, MetricStatistic) else ""
         return f"log-log slope of {name}{over}"
+    if isinstance(check, Never):
+        return f"rate of violations, {name}"
     if isinstance(check, Order):
+        return f"step of {name} along the axis"
+    if isinstance(check, Trend):
         return f"rank correlation of {name} with the axis"
     if isinstance(check, Ratio):
         return f"ratio of {name}" if check.than else name
@@ -150,7 +167,7 @@ def _line(result: Result, scale: _Scale, k: int, accepted: tuple[float, float]) 
         result.label, result.note, number(result.effect),
         f"[{number(result.low)}, {number(result.high)}]" if real else "",
         "–" if result.p is None else f"{result.p:.2g}", result.n, at, low, high, TOP + ROW * k,
-        accepted[0] < result.effect < accepted[1] or ("always" in result.limit and result.p == 0),
+        accepted[0] < result.effect < accepted[1],
     )  # fmt: skip
 
 

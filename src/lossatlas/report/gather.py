@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     from pandas import DataFrame, Series
 
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+VERDICTS = ("reproduced", "not reproduced", "no difference", "inconclusive", "not run")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from lossatlas.study import curves
 from lossatlas.study.readme import HOW
 
 LOST = 200  # unfinished runs listed one by one
-SIGNS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not run": "–"}
+SIGNS = {"reproduced": "✓", "not reproduced": "✗", "no difference": "=", "inconclusive": "?", "not run": "–"}
 
 
 class Pages:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lossatlas import checkpoint, inputs, loggers, records, runner
+from lossatlas import checkpoint, inputs, kept, loggers, records, runner
 from lossatlas.errors import storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
@@ -92,7 +92,8 @@ def _trained(
         if full := storage_error(problem, folder):
             raise full from None
         status, error = runner.failure(problem)
-    seconds, peak = (time.perf_counter() - start) / len(pairs), peak_memory_mb(trainer)
+    seconds = (time.perf_counter() - start - kept.spent()) / len(pairs)
+    peak = peak_memory_mb(trainer)
     outcomes = []
     for r, (own, what) in enumerate(pairs):
         left: dict[str, Any] = stack.replica(r) if status == "done" else {"error": error, "metrics": {}}

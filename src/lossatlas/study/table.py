@@ -23,7 +23,13 @@ else:
     from pandas import DataFrame, Series
 
 MANY = 6  # conditions that still fit beside each other
-COLOURS = {"reproduced": "32", "not reproduced": "31", "inconclusive": "33", "not run": "90"}
+COLOURS = {
+    "reproduced": "32",
+    "not reproduced": "31",
+    "no difference": "36",
+    "inconclusive": "33",
+    "not run": "90",
+}
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from lossatlas.diffusion import (
     fourier_embedding,
     heun_sample,
     karras_levels,
-    kept,
     log_normal,
     precision_recall,
     score_matching_loss,
 )
+from lossatlas.kept import kept
 from lossatlas.nets import MLP
 from lossatlas.seeding import stream
 
