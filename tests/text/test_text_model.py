@@ -1,17 +1,19 @@
 """Tokens, log-probabilities of responses, generation, pretraining as a kept artefact."""
 
 import copy
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch.testing import assert_close
 
 from lossatlas.data.text import fake_verses
 from lossatlas.errors import UserError
-from lossatlas.text import TextModel, chapter_parts, make_gpt2, pad, pretrained, train_tokenizer
+from lossatlas.text import TextModel, chapter_parts, make_gpt2, pad, pretrain, pretrained, train_tokenizer
 from lossatlas.text.tokens import join
 
 torch.set_num_threads(1)
@@ -165,19 +167,41 @@ def test_a_kept_model_is_read_and_is_the_one_that_was_made(tmp_path, capsys):
     assert torch.equal(made.log_probs(rows), read.log_probs(rows))
     assert made.info == read.info
     assert made.encode(VERSES.text[:5]) == read.encode(VERSES.text[:5])
-    (folder,) = (p for p in (tmp_path / "models").iterdir() if p.is_dir())
-    assert json.loads((folder / "recipe.json").read_text())["recipe"]["width"] == 16
+    (path,) = (tmp_path / "models").glob("gpt-*.safetensors")
+    with safe_open(str(path), framework="pt") as held:
+        assert json.loads(held.metadata()["recipe"])["width"] == 16
     kept(tmp_path, seed=1)
-    assert (
-        len([p for p in (tmp_path / "models").iterdir() if p.is_dir()]) == 2
-    )  # another recipe, another model
+    assert len(list((tmp_path / "models").glob("gpt-*.safetensors"))) == 2  # another recipe, another model
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "recipe.json"])
-def test_a_damaged_model_is_made_anew(tmp_path, capsys, name):
+def test_the_file_is_named_by_the_recipe_as_before(tmp_path):
+    kept(tmp_path)
+    (path,) = (tmp_path / "models").glob("gpt-*.safetensors")
+    with safe_open(str(path), framework="pt") as held:
+        recipe = json.loads(held.metadata()["recipe"])
+    assert list(recipe) == sorted(["vocabulary", "context", "layers", "width", "heads", "epochs", "batch_size", "lr",
+                                   "seed", "hub", "only_new", "format", "text"])  # fmt: skip
+    assert path.stem == "gpt-" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    kept(tmp_path)
+    (path,) = (tmp_path / "models").glob("gpt-*.safetensors")
+    with safe_open(str(path), framework="pt") as held:
+        recipe = json.loads(held.metadata()["recipe"])
+        state = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118
+    state.pop("gpt/transformer.ln_f.weight")
+    with pytest.raises(UserError, match="does not fit its recipe"):
+        pretrain._unpacked(state, recipe)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-20], lambda raw: raw[:-4] + b"\0\0\0?"], ids=["torn", "changed"]
+)
+def test_a_damaged_model_is_made_anew(tmp_path, capsys, damage):
     made = kept(tmp_path)
-    (path,) = (tmp_path / "models").glob(f"*/{name}")
-    path.write_bytes(path.read_bytes()[:-20])
+    (path,) = (tmp_path / "models").glob("gpt-*.safetensors")
+    path.write_bytes(damage(path.read_bytes()))
     capsys.readouterr()
     again = kept(tmp_path)
     assert "training it once" in capsys.readouterr().err

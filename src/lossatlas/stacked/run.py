@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lossatlas import checkpoint, inputs, kept, loggers, records, runner
+from lossatlas import checkpoint, inputs, kept, loggers, optimizers, records, runner
 from lossatlas.errors import storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
@@ -167,11 +167,13 @@ def _unfit_optimizer(stack: Any) -> str | None:
     """Why the optimiser cannot treat stacked parameters as many single ones."""
     if not isinstance(stack, Stack):
         return None
-    probe = [torch.nn.Parameter(torch.zeros(1))]
     first: Any = stack.replicas[0]
-    optimizer = first._make_optimizer(probe)
-    if type(optimizer) not in ELEMENTWISE:
-        return f"{type(optimizer).__name__} looks at more than one number of a parameter"
+    named = [
+        (name, torch.nn.Parameter(torch.zeros(1))) for name, p in first.named_parameters() if p.requires_grad
+    ]
+    for _, parts in optimizers.configured(first._make_optimizer, named):
+        if type(parts["optimizer"]) not in ELEMENTWISE:
+            return f"{type(parts['optimizer']).__name__} looks at more than one number of a parameter"
     return None
 
 

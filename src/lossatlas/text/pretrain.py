@@ -14,8 +14,9 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lossatlas.data.cache import make_place, say, writable
 from lossatlas.data.text import Verses
+from lossatlas.errors import UserError
+from lossatlas.kept import kept
 from lossatlas.seeding import stream
 from lossatlas.text.model import TextModel, make_gpt2
 from lossatlas.text.tokens import EOS, PAD, train_tokenizer
@@ -89,31 +90,8 @@ def pretrained(
     if verses.source == "fake":
         return _make(recipe | {"hub": None}, texts, held, quiet=True)
     recipe |= {"format": FORMAT, "text": _digest("\n".join(verses.text).encode())}
-    name = "gpt-" + _digest(json.dumps(recipe, sort_keys=True).encode())[:12]
-    models = make_place(root, ()).root / "models"
-    folder = models / name
-    found, damage = _read(folder, recipe)
-    if found:
-        return found
-    from filelock import FileLock
-
-    with writable(models):
-        lock = FileLock(models / f".{name}.lock")
-        lock.acquire()
-    try:
-        found, damage = _read(folder, recipe)  # another process may have made it meanwhile
-        if found:
-            return found
-        say(
-            f"{name}: {damage or 'not made yet'}; training it once on {len(texts)} verses, some minutes on a CPU"
-        )
-        model = _make(recipe, texts, held)
-        with writable(folder):
-            _write(model, folder, recipe)
-        say(f"{name}: {model.info['loss']:.3f} nats a token on held-out chapters, kept in {folder}")
-    finally:
-        lock.release()
-    return model
+    state = kept("gpt", recipe, lambda: _packed(_make(recipe, texts, held)), root)
+    return _unpacked(state, recipe)
 
 
 def _make(
@@ -223,38 +201,31 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write(model: TextModel, folder: Path, recipe: dict[str, Any]) -> None:
-    """Weights (safetensors) and tokenizer (JSON) first, then the card that names their checksums."""
-    from safetensors.torch import save_model
-
-    from lossatlas.data.cache import atomic
-
-    with atomic(folder / "model.safetensors") as temporary:
-        save_model(model.gpt, str(temporary))
-    with atomic(folder / "tokenizer.json") as temporary:
-        temporary.write_text(model.tokenizer.to_str())
-    sums = {n: _digest((folder / n).read_bytes()) for n in ("model.safetensors", "tokenizer.json")}
-    with atomic(folder / "recipe.json") as temporary:
-        temporary.write_text(json.dumps({"recipe": recipe, "sha256": sums, "info": model.info}, indent=1))
+def _packed(model: TextModel) -> dict[str, Tensor]:
+    """The weights, each storage once (GPT-2's head is its embedding), tokenizer and facts as bytes beside them."""
+    found: dict[int, str] = {}
+    state = {}
+    for key, value in model.gpt.state_dict().items():
+        if found.setdefault(value.data_ptr(), key) == key:
+            state[f"gpt/{key}"] = value
+    texts = {"tokenizer.json": model.tokenizer.to_str(), "info.json": json.dumps(model.info)}
+    return state | {
+        key: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for key, text in texts.items()
+    }
 
 
-def _read(folder: Path, recipe: dict[str, Any]) -> tuple[TextModel | None, str]:
-    """The kept model, or why there is none to use."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    if not (folder / "recipe.json").is_file():
-        return None, ""
-    try:
-        card = json.loads((folder / "recipe.json").read_text())
-        for name, expected in card["sha256"].items():
-            if _digest((folder / name).read_bytes()) != expected:
-                return None, f"{folder / name} is damaged (its sha256 is another)"
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        with torch.random.fork_rng(devices=[]):
-            model = _untrained(recipe, None, tokenizer)
-        load_model(model.gpt, str(folder / "model.safetensors"))
-        model.info |= card["info"]
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        return None, f"{folder} is unreadable ({type(error).__name__})"
-    return model.eval(), ""
+def _unpacked(state: dict[str, Tensor], recipe: dict[str, Any]) -> TextModel:
+    """The inverse of `_packed`."""
+    texts = {key: state[key].numpy().tobytes().decode() for key in ("tokenizer.json", "info.json")}
+    with torch.random.fork_rng(devices=[]):
+        model = _untrained(recipe, None, Tokenizer.from_str(texts["tokenizer.json"]))
+    weights = {key.removeprefix("gpt/"): value for key, value in state.items() if key.startswith("gpt/")}
+    left = model.gpt.load_state_dict(weights, strict=False)
+    own = model.gpt.state_dict()
+    filled = {own[key].data_ptr() for key in weights}
+    if left.unexpected_keys or any(own[key].data_ptr() not in filled for key in left.missing_keys):
+        raise UserError(
+            f"the kept model does not fit its recipe any more ({left}): remove it, it is made anew"
+        )
+    model.info |= json.loads(texts["info.json"])
+    return model.eval()

@@ -68,7 +68,7 @@ class LitGauss(LitReplicas):
         start = torch.randn(1, generator=stream(self.seed, "f_distill/student"), dtype=torch.float64)
         self.m = nn.Parameter(start.to(self.kind))
         self.log_s = nn.Parameter(torch.zeros(1, dtype=self.kind))
-        self.hold(torch.zeros(1, rounds // EVERY + 1, 2, dtype=torch.float64))
+        self.start(torch.zeros(1, rounds // EVERY + 1, 2, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
         """Adam on m and log s."""

@@ -102,7 +102,7 @@ class LitDistill(LitReplicas):
         self.discriminator = task.discriminator(stream(self.seed, "f_distill/discriminator"))
         self.names = tuple(task.measure(task.real(task.evaluated, stream(0, "f_distill/names"))))
         shape = (1, rounds // eval_steps + 1, len(self.names))
-        self.hold(torch.full(shape, math.nan, dtype=torch.float64))
+        self.start(torch.full(shape, math.nan, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
         """Adam on the generator, the fake score and the discriminator."""
