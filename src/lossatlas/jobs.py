@@ -45,6 +45,7 @@ class Job:
     folder: Path
     parallel: bool = False
     name: str = field(default="")
+    data_digest: str = ""  # of what it reads, known once it runs
 
 
 def describe(cfg: DictConfig, hydra: Any) -> Job:

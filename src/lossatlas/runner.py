@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, kept, launch, records
+from lossatlas import checkpoint, inputs, kept, launch, records
 from lossatlas.errors import FULL, UserError, storage_error
 from lossatlas.jobs import Job, said
 from lossatlas.locks import HELD, locked
@@ -51,8 +51,7 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     with locked(job.folder):
         if found := finished(cfg, job):  # by another process, between the first look and the lock
             return found
-        if cfg.rerun is True:
-            checkpoint.forget(job.folder / "last.ckpt")
+        ready(cfg, job)
         if cfg.trainer.devices > 1 or cfg.trainer.strategy in ("ddp", "fsdp"):
             return launch.processes(cfg, job, quiet)
         return execute(cfg, job, quiet)
@@ -66,9 +65,21 @@ def finished(cfg: DictConfig, job: Job) -> Outcome | None:
         print(f"lossatlas: {job.name}: record.json torn; the run is taken up again", file=sys.stderr)
     if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
         return None
+    if inputs.is_other(found, cfg):
+        return None
     other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
     line = f"{_headline(found.metrics)} (kept{other}; rerun=true repeats it)"
     return Outcome("skipped", line, _report(cfg, job, found, kept=True), objective_value(cfg, found.metrics))
+
+
+def ready(cfg: DictConfig, job: Job) -> None:
+    """Finds out what the run reads, and takes away a checkpoint that it must not go on from.
+
+    Raises:
+        UserError: its data are not to be had.
+    """
+    job.data_digest = inputs.data_digest(cfg)
+    inputs.settle(job.folder, job.data_digest, job.name, anew=cfg.rerun is True)
 
 
 def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
@@ -144,7 +155,8 @@ def make_record(
     return records.Record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
         scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
-        versions=package_versions(), config=job.config, config_hash=job.config_hash, kept=kept.used(), **measured,
+        versions=package_versions(), config=job.config, config_hash=job.config_hash,
+        data_digest=job.data_digest, kept=kept.used(), **measured,
     )  # fmt: skip
 
 
@@ -182,6 +194,7 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
     if launch.rank() == 0:
         job.folder.mkdir(parents=True, exist_ok=True)
         records.write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)), job.folder / "config.yaml")
+        inputs.note(job.folder, job.data_digest)
     return module
 
 
