@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from lossatlas import checkpoint, inputs, kept, loggers, optimizers, records, runner
-from lossatlas.errors import storage_error
+from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
 from lossatlas.stacked.group import scalars_of
@@ -91,6 +91,8 @@ def _trained(
     except Exception as problem:
         if full := storage_error(problem, folder):
             raise full from None
+        if isinstance(problem, UserError):
+            raise
         status, error = runner.failure(problem)
     seconds = (time.perf_counter() - start - kept.spent()) / len(pairs)
     peak = peak_memory_mb(trainer)
