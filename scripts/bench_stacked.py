@@ -86,7 +86,7 @@ def together(case: str, data: Data, R: int) -> Callable[[], None]:
         _, grads = stack.differentiate(*batch, settings)
         for p, grad in zip(params, grads, strict=True):
             p.grad = grad
-        step_each(optimizer, params, None)
+        step_each(optimizer, None)
 
     return step
 

@@ -11,30 +11,31 @@ from claim_makers import card, claim
 from lossatlas.claims import load_card, load_function, parse_card
 from lossatlas.errors import UserError
 
-BETTER = {"kind": "better", "arm": "a", "than": ["b"]}
-HEAD = {"paper": "ldr", "title": "t", "authors": "Z", "venue": "ICML", "year": 2023}
+BETTER = {"kind": "better", "arm": "a", "than": ["b"], "by": 0.1}
+HEAD = {"paper": "ldr", "title": "t", "authors": "Z", "venue": "ICML", "year": 2023, "n": 10}
 
 # one claim of every form that the sheets of ldr, presto and comp_sum need
 FORMS = """
 - {id: robust, says: s, source: t, experiment: ldr_noisy,
    statistic: {metric: test/top1, where: {noise: u60}, worst: 0.04},
-   check: {kind: better, arm: aldr_kl, than: [ce], by: 0.0}}
+   check: {kind: better, arm: aldr_kl, than: [ce], by: 0.005}, contrast: {where: {noise: u00}, says: no noise}}
 - {id: rank, says: s, source: t, experiment: ldr_noisy,
    statistic: {function: lossatlas.papers.ldr.study.mean_rank, args: {arm: aldr_kl}}, check: {kind: bound, below: 2.5}}
 - {id: beats, says: s, source: t, experiment: presto_rare,
    statistic: {metric: mse, log: true, where: {setting: [2, 3], simulation: [A, B]}},
-   check: {kind: better, arm: presto, than: logistic, lower: true}}
+   check: {kind: better, arm: presto, than: logistic, lower: true, by: 0, sign: the paper claims no size}}
 - {id: grows, says: s, source: t, experiment: presto_rare, seeds: first, note: why,
    statistic: {metric: log_ratio, where: {simulation: A}, over: setting, values: [1, 2, 3]},
-   check: {kind: order, arm: presto, increasing: false}}
+   check: {kind: trend, arm: presto, increasing: false}, units: {independent: every one draws its data}}
 - {id: soup, says: s, source: t, experiment: presto_soup, statistic: {metric: ece},
-   check: {kind: better, arm: presto, than: logistic, lower: true, correction: nadeau_bengio, test_fraction: 0.1}}
+   check: {kind: better, arm: presto, than: logistic, by: 0.01, lower: true,
+           correction: nadeau_bengio, test_fraction: 0.1}}
 - id: bounds-hold
   says: s
   source: t
   experiment: comp_sum_bounds
   all:
-    - {statistic: {metric: violations, trials: pairs}, check: {kind: bound, arm: tau1, below: 0, exact: true}}
+    - {statistic: {metric: violations, trials: pairs}, check: {kind: never, arm: tau1, rate: 1.0e-5}}
     - {statistic: {metric: tightness, where: {tau: [0, 0.5, 1]}}, check: {kind: bound, above: 0.999}}
 - {id: wide, says: s, source: t, experiment: comp_sum, statistic: {metric: acc},
    check: {kind: better, arm: ["1"], than: ["0", "2"], by: -0.015}}
@@ -72,9 +73,19 @@ def test_every_form_of_the_sheets_parses():
         ),
         (
             {"check": {"kind": "beter", "arm": "a"}},
-            "check.kind is one of better, bound, close, slope, order, ratio, got 'beter'",
+            "got 'beter': did you mean 'better'?",
         ),
         ({"check": {"kind": "better", "arm": "a"}}, "`than` is missing"),
+        ({"check": {**BETTER, "by": 0}}, "say in `sign` why the bare sign is the claim"),
+        ({"check": {"kind": "better", "arm": "a", "than": "b"}}, "no `by` is no smallest effect"),
+        ({"check": {**BETTER, "sign": "so"}}, "leave it out beside `by`"),
+        ({"check": {"kind": "ratio", "arm": "a", "than": "b", "above": 1}}, "a ratio of 1 is no smallest"),
+        ({"check": {"kind": "ratio", "arm": "a", "above": 2, "by": -1}}, "a relative difference > 0"),
+        ({"contrast": {}}, "at least one of arm, than, where, args"),
+        ({"contrast": {"armm": "b"}}, "unknown key 'armm': did you mean 'arm'?"),
+        ({"contrast": {"arm": "b"}}, "an arm would be compared with itself"),
+        ({"units": "independent"}, "write {independent: why}"),
+        ({"n": 0}, "n: Input should be greater than or equal to 1, got 0"),
         ({"check": {**BETTER, "than": ["a"]}}, "none in common"),
         ({"check": {**BETTER, "by": "much"}}, "by: "),
         ({"check": {**BETTER, "by": True}}, "a number is needed"),
@@ -89,7 +100,7 @@ def test_every_form_of_the_sheets_parses():
             {"check": {"kind": "close", "arm": "a", "value": 0, "within": 0}},
             "within: Input should be greater than 0",
         ),
-        ({"check": {"kind": "ratio", "arm": "a", "below": 0}}, "the margin on a ratio is > 0"),
+        ({"check": {"kind": "ratio", "arm": "a", "below": 0}}, "the bar of a ratio is > 0"),
         ({"check": {"kind": "slope", "arm": "a", "between": [1, 0]}}, "lo < hi"),
         ({"check": {"kind": "order", "arm": "a"}}, "check order needs statistic.over"),
         ({"statistic": {"metric": "acc", "over": "noise"}}, "with check better needs statistic.reduce"),
@@ -150,6 +161,14 @@ def test_a_mistake_in_a_card_is_one_line(raw, text):
     with pytest.raises(UserError, match=r"^[^\n]+$") as error:
         parse_card(raw)
     assert text in str(error.value)
+
+
+def test_the_planned_number_of_units_is_needed():
+    head = {key: value for key, value in HEAD.items() if key != "n"}
+    with pytest.raises(UserError, match=r"card ldr, claim c: `n` is missing, the planned number of units"):
+        parse_card({**head, "claims": [claim(BETTER)]})
+    own = parse_card({**HEAD, "claims": [claim(BETTER, n=5), claim(BETTER, "d")]}).claims
+    assert [c.n for c in own] == [5, 10]
 
 
 def test_load_card(tmp_path):

@@ -165,7 +165,7 @@ def told(second, third, **statistic):
             found.append(
                 records.Record("exp", "paper", "a", seed, condition={"noise": noise}, metrics=metrics)
             )
-    check = {"kind": "order", "arm": "a"}
+    check = {"kind": "trend", "arm": "a"}
     statistic = {"over": "noise", "where": {}, **statistic}
     return judge(card(claim(check, statistic=statistic)), records.tidy(found))[0]
 

@@ -20,13 +20,13 @@ GRID = {
 }
 
 
-def numbers(statistic, table=None) -> dict:
+def numbers(statistic, table=None, independent=False) -> dict:
     """{(unit, arm, condition, step): value} of a statistic."""
     table = records.tidy(runs(GRID)) if table is None else table
     order = "over" in statistic and "reduce" not in statistic
     check = {"kind": "order", "arm": "a"} if order else {"kind": "bound", "arm": "a", "above": 0}
     part = card({**claim(check), "statistic": statistic}).claims[0].parts[0]
-    found = compute(part.statistic, select(table, "exp"), part.check.direction).table
+    found = compute(part.statistic, select(table, "exp"), independent=independent).table
     return {(r.unit, r.arm, r.condition, r.step): r.value for r in found.itertuples()}
 
 
@@ -108,18 +108,41 @@ def stacked(seed, status="done", values=(1.0, 2.0)):
     return records.Record("exp", "p", "a", seed, status=status, metrics=metrics, units=units)
 
 
-def test_units_within_a_run_are_the_units():
-    table = records.tidy([stacked(0), stacked(1)])
+def test_repetitions_of_a_seed_are_averaged_unless_they_are_independent():
+    table = records.tidy([stacked(0), stacked(1, values=(3.0, 6.0))])
     assert list(unit_ids(table)) == ["s0", "s0u0", "s0u1", "s1", "s1u0", "s1u1"]
-    assert set(numbers({"metric": "acc"}, table)) == {
-        (u, "a", "", "") for u in ("s0u0", "s0u1", "s1u0", "s1u1")
-    }
+    averaged = numbers({"metric": "acc"}, table)
+    assert averaged == {("s0", "a", "", ""): 1.5, ("s1", "a", "", ""): 4.5}
+    assert numbers({"metric": "acc", "log": True}, table)["s1", "a", "", ""] == pytest.approx(
+        (math.log(3) + math.log(6)) / 2
+    )
+    units = [("s0u0", 1), ("s0u1", 2), ("s1u0", 3), ("s1u1", 6)]
+    alone = {(unit, "a", "", ""): value for unit, value in units}
+    assert numbers({"metric": "acc"}, table, independent=True) == alone
     assert numbers({"metric": "loss"}, table) == {("s0", "a", "", ""): 0.5, ("s1", "a", "", ""): 0.5}
 
 
-def test_a_failed_run_stands_for_each_of_its_units():
-    table = records.tidy([stacked(0), stacked(1, "failed")])
-    found = numbers({"metric": "acc", "worst": -1.0}, table)
+def test_a_seed_that_lost_a_repetition_is_lost():
+    table = records.tidy([stacked(0), stacked(1), stacked(2)])
+    first = (table["unit"] == 0) & (table["seed"] == 1)
+    table.loc[first, "status"] = "failed"
+    part = card(claim({"kind": "bound", "arm": "a", "above": 0}, statistic={"where": {}})).claims[0].parts[0]
+    found = compute(part.statistic, select(table, "exp")).table
+    assert np.array_equal(found["failed"], [0.0, np.nan, 0.0], equal_nan=True)
+
+
+def test_violations_of_a_seeds_repetitions_add_up():
+    rows = [{"unit": i, "metrics": {"bad": 1.0, "tried": 10.0}} for i in range(3)]
+    table = records.tidy([records.Record("exp", "p", "a", 0, units=rows)])
+    raw = claim({"kind": "never", "arm": "a"})
+    raw["statistic"] = {"metric": "bad", "trials": "tried"}
+    found = compute(card(raw).claims[0].parts[0].statistic, select(table, "exp")).table
+    assert found[["value", "trials"]].to_numpy().tolist() == [[3.0, 30.0]]
+
+
+def test_a_diverged_run_stands_for_each_of_its_units():
+    table = records.tidy([stacked(0), stacked(1, "diverged")])
+    found = numbers({"metric": "acc", "worst": -1.0}, table, independent=True)
     assert found["s1u0", "a", "", ""] == found["s1u1", "a", "", ""] == -1.0
 
 
@@ -144,12 +167,14 @@ def function(name, check=None, **more):
     return {**claim(check), "statistic": {"function": f"{__name__}.{name}", **more}}
 
 
-def test_named_function():
-    table = records.tidy(runs({**GRID, ("a", "u60"): [1.0, 6.0, "failed"]}))
-    said = judge(card(function("difference", args={"of": "a"})), table)[0]
-    assert (said.n, said.failed, said.effect) == (3, 1, pytest.approx(8 / 3))  # the worst seen is 1
-    said = judge(card(function("difference", args={"of": "a"}, metric="acc", worst=-1.0)), table)[0]
-    assert said.effect == pytest.approx(2.0)
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_named_function(status):
+    table = records.tidy(runs({**GRID, ("a", "u60"): [1.0, 6.0, status]}))
+    said = judge(card(function("difference", args={"of": "a"}), n=2), table)[0]
+    assert (said.n, said.effect) == (
+        2,
+        pytest.approx(3.5),
+    )  # what a function makes of a lost run nobody checks
 
 
 @pytest.mark.parametrize(
@@ -162,7 +187,8 @@ def test_named_function():
 )
 def test_a_functions_fault_costs_only_its_claim(name, text):
     fine = claim({"kind": "bound", "arm": "b", "above": 0.0}, "fine")
-    said = judge(card(function(name), fine), records.tidy(runs(GRID)))
+    grid = {**GRID, ("b", "u60"): [5.0, 5.5, 5.2, 5.1, 5.4]}
+    said = judge(card(function(name), fine), records.tidy(runs(grid)))
     assert [v.verdict for v in said] == ["not run", "reproduced"]
     assert text in said[0].remark
     assert "\n" not in said[0].remark
@@ -172,7 +198,7 @@ def grid_of_slopes(records: DataFrame) -> DataFrame:
     """A card's own function with an axis and two conditions."""
     rows = [
         (f"s{s}", c, x, float(x**-0.5 * (1 + 0.01 * (s * x % 3))))
-        for s in range(4)
+        for s in range(5)
         for c in "pq"
         for x in (1, 10, 100)
     ]
@@ -190,7 +216,7 @@ def test_named_function_with_an_axis():
 def test_an_arm_that_never_logs_the_metric_is_not_run():
     rows = [records.Record("exp", "p", "a", s, metrics={"acc": 1.0 + s}) for s in range(3)]
     rows += [records.Record("exp", "p", "b", s, metrics={"loss": 1.0}) for s in range(3)]
-    raw = claim({"kind": "better", "arm": "a", "than": "b"})
+    raw = claim({"kind": "better", "arm": "a", "than": "b", "by": 0.1})
     raw["statistic"] = {"metric": "acc"}
     said = judge(card(raw), records.tidy(rows))[0]
     assert (said.verdict, said.remark) == ("not run", "b has no finite value")
@@ -201,14 +227,14 @@ def test_order_over_arms():
         (arm, "u60"): [i + 0.1 * s * (-1) ** i for s in range(5)]
         for i, arm in enumerate(["rkl", "js", "fkl"])
     }
-    raw = claim({"kind": "order"}, statistic={"over": "arm", "values": ["rkl", "js", "fkl"]})
+    raw = claim({"kind": "trend"}, statistic={"over": "arm", "values": ["rkl", "js", "fkl"]})
     said = judge(card(raw), records.tidy(runs(values)))[0]
     assert (said.verdict, said.effect) == ("reproduced", pytest.approx(1.0))
 
 
 def test_statistic_holds_gaps_apart_from_failures():
-    table = records.tidy(runs({("a", "u60"): [1.0, "interrupted", "diverged"]}))
+    table = records.tidy(runs({("a", "u60"): [1.0, "interrupted", "diverged", "failed"]}))
     part = card(claim({"kind": "bound", "arm": "a", "above": 0})).claims[0].parts[0]
-    found = compute(part.statistic, select(table, "exp"), 1)
+    found = compute(part.statistic, select(table, "exp"))
     assert isinstance(found, Statistic)
-    assert np.array_equal(found.table["failed"], [0.0, np.nan, 1.0], equal_nan=True)
+    assert np.array_equal(found.table["failed"], [0.0, np.nan, 1.0, np.nan], equal_nan=True)

@@ -79,7 +79,7 @@ def test_two_conditions_are_the_sign_test():
 
 def test_ties_everywhere_are_no_trend():
     found = page_test(np.ones((5, 3)), True)
-    assert (found.p, found.p_opposite) == (1.0, 0.0)
+    assert (found.p, found.p_opposite) == (1.0, 1.0)
     assert "tie in every unit" in found.note
 
 

@@ -170,3 +170,15 @@ def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, m
         ):
             mine, theirs = ({k: float(v) for k, v in side["metrics"].items()} for side in (mine, theirs))
             assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-2, nan_ok=True)
+
+
+def test_rows_drawn_by_the_seed_do_not_hinder_a_stack_and_a_fixed_split_is_one(tmp_path):
+    def jobs(*splits):
+        return [
+            Job("e", {}, {"seed": seed, "data": {"split_seed": split}}, "0", tmp_path)
+            for seed, split in splits
+        ]
+
+    assert plan(jobs((0, 0), (1, 1), (2, 2)), size=20) == [[0, 1, 2]]  # split_seed: ${seed}
+    assert plan(jobs((0, 0), (1, 0), (2, 0)), size=20) == [[0, 1, 2]]  # the same rows for all
+    assert plan(jobs((0, 0), (1, 0), (1, 1)), size=20) == [[0, 1], [2]]  # two splits asked for

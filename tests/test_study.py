@@ -19,7 +19,7 @@ VALUES = {
     for arm, level in (("ce", 0.6), ("aldr_kl", 0.7))
     for i, noise in enumerate(["u00", "u30", "u60"])
 }
-BETTER = {"kind": "better", "arm": "aldr_kl", "than": ["ce"]}
+BETTER = {"kind": "better", "arm": "aldr_kl", "than": ["ce"], "by": 0.001}
 
 
 def some_runs(**more):
@@ -187,6 +187,7 @@ def card_text() -> str:
         "authors": "A",
         "venue": "ICML",
         "year": 2023,
+        "n": 5,
         "failures": "at u90",
     }
     return yaml.safe_dump({**head, "claims": [claim(BETTER, "robust"), other]})

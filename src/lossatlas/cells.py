@@ -43,7 +43,9 @@ class CellStudy(LitModule):
         data: None.
         seeds: how many, >= 1; together below 100, within 100..999 or from 1000 on.
         conditions: key -> values, whose product is the grid of `cells`.
-        together: most seeds that one solve gets, where memory does not hold all; None: all.
+        together: most seeds that one solve gets, where memory does not hold all; None: all. Side by side pays while a
+            step costs its call: 20 seeds take 1/7 of their time one by one at 1 repetition each, 1/3 at 100, all of it
+            at 1000 (100 steps on 5 numbers; scripts/bench_cells.py). Draw blocks of steps, not one stream a step.
         settings: of LitModule; `seed` is the first seed, `chunk` and `rounds` are not used.
 
     Raises:

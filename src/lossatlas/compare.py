@@ -25,8 +25,8 @@ from lossatlas.claims import NotRunError, UnfitError, compute, load_card, t_test
 from lossatlas.claims.spec import MetricStatistic
 from lossatlas.claims.statistics import select
 from lossatlas.errors import UserError
+from lossatlas.keys import nearest
 from lossatlas.paths import experiments_dir
-from lossatlas.schema import nearest
 from lossatlas.study import cell, metrics_of
 from lossatlas.study.table import aligned
 
@@ -304,10 +304,10 @@ def _conditions(x: Side, y: Side, where: dict[str, list[str]]) -> list[dict[str,
 def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, int, int]:
     """Value per unit, how many runs failed, and how many are done with an infinite value."""
     rows = select(side.table, side.experiment)
-    rows = rows[rows["arm"] == side.arm]
+    rows = rows[(rows["arm"] == side.arm) & (rows["status"] != "interrupted")]
     own = {**condition, **side.fixed}
     if metric in rows.columns and not own:
-        rows = rows[rows[metric].notna() | (rows["failed"] == 1)]
+        rows = rows[rows[metric].notna() | (rows["failed"] != 0)]
     found = compute(
         MetricStatistic(metric=metric, where={key: [value] for key, value in own.items()}), rows
     ).table
@@ -319,7 +319,7 @@ def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, in
         [rows[key] == value for key, value in own.items()] or [rows["arm"] == side.arm]
     )
     never = int(((rows[metric] == np.inf) & (rows["failed"] == 0) & here).sum())  # compute calls these failed
-    return good, int((found["failed"] == 1).sum()) - never, never
+    return good, int((found["failed"] != 0).sum()) - never, never
 
 
 def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Comparison:

@@ -5,7 +5,7 @@ with their own update or with none at all share one path for bars, logs, checkpo
 Lightning batch is a chunk of mini-batches (loader.py): `step` is what one mini-batch does.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from lossatlas import optimizers
 from lossatlas.data import Batch, Data, Split
+from lossatlas.errors import UserError
 from lossatlas.loader import Blocks, ChunkLoader
 
 
@@ -31,8 +33,9 @@ class LitModule(LightningModule):
         net: maps (b, *shape) to scores (b, K).
         loss: (f, y) -> one value per sample; with `indexed = True`, (f, y, index) and per-sample state
             that `allocate(n)` creates. Where it has `predict(f)`, the metrics see that instead of the scores.
-        optimizer: partial, called with the parameters; None for a method without one.
-        schedule: partial, called with the optimiser; stepped once per epoch.
+        optimizer: partial, called with the parameters; groups of parameters and several optimisers by
+            `lossatlas.optimizers`; None for a method without one.
+        schedule: partial, called with the optimiser (each of several that has none of its own); stepped once per epoch.
         batch_size: samples of a mini-batch over all processes.
         chunk: mini-batches per Lightning step.
         eval_every: epochs between evaluations (the last epoch is always evaluated).
@@ -47,7 +50,7 @@ class LitModule(LightningModule):
         data: Data | None,
         net: nn.Module | None = None,
         loss: nn.Module | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+        optimizer: Callable[..., Any] | None = None,
         schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
         *,
         seed: int = 0,
@@ -76,6 +79,8 @@ class LitModule(LightningModule):
         self.register_buffer("loss_sum", torch.zeros(2, dtype=torch.float64))
         self.loss_sum: Tensor
         self._sharded = False
+        self._scaler: Any = None
+        self._names: list[str | None] = [None]
 
     # ---------------------------------------------------------------- what a paper overrides
     @property
@@ -121,7 +126,7 @@ class LitModule(LightningModule):
 
     def step(self, batch: Batch) -> Tensor:
         """One mini-batch: loss, gradients, one step of the optimiser. Returns the mean loss, detached."""
-        loss = self.losses(batch).mean()
+        loss = mean_of(self.losses(batch))
         self.descend(loss)
         return loss.detach()
 
@@ -149,25 +154,83 @@ class LitModule(LightningModule):
 
     # ---------------------------------------------------------------- optimisation
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimiser and schedule from the partials of the config."""
+        """Optimisers and schedules from the partials of the config."""
         if self._make_optimizer is None:
             return None
-        optimizer = self._make_optimizer(p for p in self.parameters() if p.requires_grad)
-        if self._make_schedule is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_schedule(optimizer)}}
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        made = optimizers.configured(self._make_optimizer, named, self._make_schedule)
+        self._names = [name for name, _ in made]
+        return [parts for _, parts in made] if len(made) > 1 else made[0][1]  # type: ignore[return-value]
 
-    def descend(self, loss: Tensor) -> None:
-        """zero_grad, backward, clip, step: on one process in full precision without Lightning's wrappers."""
-        optimizer = self._optimizer
-        optimizer.zero_grad()
+    @property
+    def _optimizers(self) -> list[Any]:
+        return self._optimizer if isinstance(self._optimizer, list) else [self._optimizer]
+
+    def descend(self, loss: Tensor, of: str | None = None) -> None:
+        """zero_grad, backward, clip, step: on one process in full precision without Lightning's wrappers.
+
+        Args:
+            of: with several optimisers the name of the one that steps, whose parameters alone get gradients; None: all.
+
+        Raises:
+            ValueError: no optimiser has that name, or one was named on several processes.
+        """
+        if of is not None:
+            return self._descend_one(loss, of)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
         if self._plain:
             loss.backward()
         else:
             self.manual_backward(loss * self._share)
+        self.update()
+
+    def _descend_one(self, loss: Tensor, of: str) -> None:
+        if of not in self._names:
+            raise ValueError(f"no optimiser is called {of!r}, there are {', '.join(map(str, self._names))}")
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                "descend(of=..) takes one process: the others wait for gradients of all parameters"
+            )
+        chosen = self._optimizers[self._names.index(of)]
+        params = [p for group in chosen.param_groups for p in group["params"]]
+        chosen.zero_grad()
+        self.manual_backward(loss, inputs=params)
+        self.update([chosen], params)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as `backward` would take it: times the scaler's factor where trainer.precision=16-mixed has one.
+
+        For methods that form gradients by `torch.autograd.grad` and hand them to `update`.
+        """
+        scaler = self._scaler
+        return loss if scaler is None else scaler.scale(loss)
+
+    def update(self, own: Sequence[Any] | None = None, params: Iterable[Tensor] | None = None) -> None:
+        """Unscale, clip, step: what follows once the gradients are there.
+
+        A scaler's factor (2^16 at first) leaves the gradients of every optimiser before their common norm is looked
+        at, and each step is left out where one of its own gradients is not finite.
+
+        Args:
+            own: of this module's optimisers, those that step; None: all.
+            params: whose norm is clipped; None: all of this module.
+        """
+        stepped = self._optimizers if own is None else own
+        scaler: Any = self._scaler
+        raw = [getattr(o, "optimizer", o) for o in stepped] if scaler is not None else []
+        if scaler is not None:
+            for optimizer in raw:
+                scaler.unscale_(optimizer)
         if self.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
-        optimizer.step()
+            nn.utils.clip_grad_norm_(self.parameters() if params is None else params, self.gradient_clip)
+        if scaler is None:
+            for optimizer in stepped:
+                optimizer.step()
+            return
+        for optimizer in raw:  # Lightning's wrapper would unscale again, and forget the others' state
+            scaler.step(optimizer)
+        scaler.update()
 
     def setup(self, stage: str) -> None:
         """Keeps DDP from overwriting, at each chunk, what a process changed with the first process's values."""
@@ -189,8 +252,9 @@ class LitModule(LightningModule):
     def on_fit_start(self) -> None:
         """Moves the data to the device and looks the optimiser up once."""
         self._plain = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
-        optimizers = self.optimizers(use_pl_optimizer=not self._plain)
-        self._optimizer: Any = optimizers
+        found: Any = self.optimizers(use_pl_optimizer=not self._plain)
+        self._optimizer: Any = found  # the only one, or the list
+        self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         self._share = 1.0
         self._to_device()
 
@@ -350,6 +414,19 @@ class LitModule(LightningModule):
     def _to_device(self) -> None:
         if self.data is not None:
             self.data = self.data.to(self.device)
+
+
+def mean_of(losses: Tensor) -> Tensor:
+    """The mean of a mini-batch's losses, which must be one per sample.
+
+    Raises:
+        UserError: one number for the whole mini-batch, whose sum would be b times the rate that the config says.
+    """
+    if losses.ndim == 0:
+        raise UserError(
+            "loss: it gives one number for a mini-batch and needs to give one per sample; write reduction: none"
+        )
+    return losses.mean()
 
 
 def _metrics(classes: int, topk: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -28,11 +28,11 @@ def paper(folder: Path) -> None:
     claims = [
         {"id": f"{SCRIPT}{k}", "says": IMAGE + LONG, "source": SCRIPT, "experiment": "evil_exp", "note": SCRIPT,
          "statistic": {"metric": "test/top1", "where": {"noise": "u60"}},
-         "check": {"kind": "better", "arm": "a", "than": [arm]}}
+         "check": {"kind": "better", "arm": "a", "than": [arm], "by": 0.001}}
         for k, arm in enumerate(arms[1:])
     ]  # fmt: skip
     card = {
-        "paper": "evil", "title": SCRIPT + LONG, "authors": [IMAGE], "venue": SCRIPT, "year": 2023,
+        "paper": "evil", "title": SCRIPT + LONG, "authors": [IMAGE], "venue": SCRIPT, "year": 2023, "n": 5,
         "url": "javascript:window.hit=3", "family": IMAGE, "idea": SCRIPT + LONG, "claims": claims,
         "figures": [{"table": SCRIPT, "what": IMAGE, "values": {SCRIPT: 1e308, IMAGE: SCRIPT}}],
         "equations": [{"tex": SCRIPT, "says": IMAGE}, {"tex": r"\text{" + IMAGE + r"} \frac{1", "source": SCRIPT}],

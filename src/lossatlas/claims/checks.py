@@ -258,6 +258,9 @@ def _wide(table: DataFrame, key: str, names: Sequence[str], arm: str = "", finit
     grid, flags = values[common], failed[common] == 1
     if finite:
         grid = np.where(np.isfinite(grid), grid, np.nan)
+        absent = np.isnan(grid).all(axis=0) & ~flags.any(axis=0)
+        if len(units) and absent.any():
+            raise NotRunError(f"{names[int(np.argmax(absent))]} has no finite value")
     shown = frozenset((arm, names[j], units[i]) for i, j in np.argwhere(flags))
     return _Wide(grid, flags, units, frozenset(every[~common]), shown)
 

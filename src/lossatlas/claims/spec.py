@@ -191,7 +191,7 @@ class Better(_Margin):
 
 
 class Bound(_OneSided):
-    """One-sided test of the mean against a bound; the larger p of t and bootstrap-t, since metrics are skewed."""
+    """One-sided test of the mean against a bound; of t, bootstrap-t and Hall's t the largest p (metrics are skewed)."""
 
     kind: Literal["bound"]
 
@@ -278,7 +278,7 @@ class Ratio(_OneSided, _Margin):
     def _positive(self) -> Ratio:
         bar = self.above if self.above is not None else self.below or 0.0
         if not 0 < bar < math.inf:
-            raise ValueError("the margin on a ratio is > 0")
+            raise ValueError("the bar of a ratio is > 0")
         if self.by is not None and self.by <= 0:
             raise ValueError("`by` of a ratio is a relative difference > 0, such as 0.05")
         if self.than and not self.arm:

@@ -21,7 +21,7 @@ from scipy import special, stats
 
 ALPHA = 0.05
 TINY = float(np.finfo(float).tiny)  # no p is 0
-RESAMPLES = 4000
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -101,28 +101,44 @@ def t_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0) -> 
 
 
 def skewed_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0) -> Result:
-    """One-sided test of a mean whose units need not be symmetric: the larger p of t and bootstrap-t.
+    """One-sided test of a mean whose units need not be symmetric: the largest p of t, bootstrap-t and Hall's t.
 
     t alone is wrong for skewed metrics (times, losses): with exponential units it rejects 15 % instead of 5 % at
-    n = 5. Args as `t_test`; the interval is the wider of both on either side.
+    n = 5, bootstrap-t 8 %. Hall's (1992) cubic takes the skewness out of t; a sample of n shows too little of it, so
+    it is taken 1 + 5 / n times. Args as `t_test`; the interval is the widest of the three on either side.
     """
     d = np.asarray(d, float)
     plain = t_test(d, limit, direction, overlap)
     if d.size < 3 or not math.isfinite(plain.size) or overlap:
         return plain
-    error = _standard_error(d, 0.0)
-    scores = _bootstrap(d)
+    n, error = d.size, _standard_error(d, 0.0)
     score = (plain.effect - limit) / error
-    above, below = float((scores >= score).mean()), float((scores <= score).mean())
+    scores = _bootstrap(tuple(d.tolist()))
+    rest = d - plain.effect  # scipy.stats.skew(d, bias=False) without its checks
+    raw = float((rest**3).mean()) / float((rest**2).mean()) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)
+    skew = raw * (1 + 5 / n) / math.sqrt(n)
+    hall = score + skew * score**2 / 3 + skew**2 * score**3 / 27 + skew / 6
+    above = max(1 - np.searchsorted(scores, score) / scores.size, float(special.stdtr(n - 1, -hall)))
+    below = max(np.searchsorted(scores, score, "right") / scores.size, float(special.stdtr(n - 1, hall)))
     p, opposite = (above, below) if direction > 0 else (below, above)
-    low, high = np.quantile(scores, [ALPHA, 1 - ALPHA])
+    critical = float(special.stdtrit(n - 1, 1 - ALPHA))
+    ends = (scores.size * np.array([ALPHA, 1 - ALPHA])).astype(int)
+    lowest, highest = scores[ends]
+    lowest, highest = min(lowest, _unskewed(-critical, skew)), max(highest, _unskewed(critical, skew))
     return replace(
         plain,
         p=max(plain.p or 0.0, p),
         p_opposite=max(plain.p_opposite or 0.0, opposite),
-        low=min(plain.low, plain.effect - float(high) * error),
-        high=max(plain.high, plain.effect - float(low) * error),
+        low=min(plain.low, plain.effect - float(highest) * error),
+        high=max(plain.high, plain.effect - float(lowest) * error),
     )
+
+
+def _unskewed(hall: float, skew: float) -> float:
+    """The t score of a value of Hall's cubic."""
+    if abs(skew) < 1e-6:
+        return hall
+    return 3 * (float(np.cbrt(1 + skew * (hall - skew / 6))) - 1) / skew
 
 
 def skewed_tost(d: ArrayLike, low: float, high: float, overlap: float = 0.0) -> Result:
@@ -312,21 +328,27 @@ def _by_values(effect: float, distance: float, n: int, side: str) -> Result:
     return Result(effect, effect, effect, p, opposite, n, side, note=note)
 
 
-def _bootstrap(d: np.ndarray) -> np.ndarray:
-    """Sorted t scores of resamples about the sample's mean: all up to n = 5, else 4000 drawn with a fixed seed."""
-    resampled = d[_resamples(d.size)]
-    centred = resampled.mean(axis=1) - d.mean()
-    error = resampled.std(axis=1, ddof=1) / math.sqrt(d.size)
-    flat = error <= _dust(d)
+@lru_cache(maxsize=8)
+def _bootstrap(sample: tuple[float, ...]) -> np.ndarray:
+    """Sorted t scores of resamples about the sample's mean: all up to n = 5, else 2000 drawn with a fixed seed."""
+    d = np.array(sample)  # a tuple, since both sides of a tolerance ask for the same one
+    n, counts = d.size, _resamples(d.size)
+    rest = d - d.mean()
+    centred = counts @ rest / n
+    error = np.sqrt(np.maximum(counts @ rest**2 - n * centred**2, 0.0) / (n - 1) / n)
+    flat = error <= 1e-7 * float(np.abs(rest).max())
     # a resample without spread is infinitely far out, on the side of its mean
     return np.sort(np.where(flat, np.sign(centred) * 1e9, centred / np.where(flat, 1.0, error)))
 
 
 @lru_cache(maxsize=64)
 def _resamples(n: int) -> np.ndarray:
+    """(B, n) how often each unit is drawn."""
     if n <= 5:
-        return np.array(list(itertools.product(range(n), repeat=n)))
-    return np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+        drawn = np.array(list(itertools.product(range(n), repeat=n)))
+    else:
+        drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    return np.stack([(drawn == i).sum(axis=1) for i in range(n)], axis=1).astype(float)
 
 
 def _test_width(effect: float, p: float, null_error: float) -> float:

@@ -73,6 +73,21 @@ class Verdict:
     remark: str = ""
     note: str = ""
 
+    @property
+    def sensitivity(self) -> str:
+        """How much of the verdict hangs on single units, and how many would do; empty where nothing was tested."""
+        if self.p is None:
+            return ""
+        parts = []
+        if self.carried is not None:
+            parts.append(
+                f"{self.carried or 'no'} single unit{'' if self.carried == 1 else 's'} of {self.n} carr"
+            )
+            parts[0] += "ies it" if self.carried == 1 else "y it"
+        if self.needed is not None:
+            parts.append(f"80 % power at this effect needs n = {self.needed}")
+        return "; ".join(parts)
+
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold: NaN becomes None."""
         plain = asdict(self)

@@ -11,7 +11,7 @@ READ = (
     "paper", "arm", "data", "net", "loss", "optimizer", "schedule", "module", "seed", "epochs", "batch_size",
     "eval_every", "trainer", "trainer_args", "fake", "limit", "scale",
 )  # fmt: skip
-RATE = "optimizer.lr"
+RATES = ("optimizer.lr", "optimizer.make.lr")  # of a partial, of optimizers.Groups
 
 
 def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -23,21 +23,35 @@ def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, config
 
 
-def key_of(job: Job, scalars: Sequence[str] = (), settings: Sequence[str] = ()) -> str:
+def key_of(
+    job: Job, scalars: Sequence[str] = (), settings: Sequence[str] = (), seeds: Sequence[str] = ("seed",)
+) -> str:
     """Equal for jobs that may be replicas of one run.
 
-    Left out: the seed wherever it stands, the learning rate, `loss.<name>` for each name in `scalars` and
-    `module.<name>` for each in `settings`.
+    Left out: the seed wherever one of the names in `seeds` has its value, the learning rate, `loss.<name>` for each
+    name in `scalars` and `module.<name>` for each in `settings`.
     """
-    free = {RATE, *(f"loss.{name}" for name in scalars), *(f"module.{name}" for name in settings)}
+    free = {*RATES, *(f"loss.{name}" for name in scalars), *(f"module.{name}" for name in settings)}
     seed = job.config["seed"]
     kept = {name: job.config.get(name) for name in READ}
     shown = {
-        path: "<seed>" if path.split(".")[-1] == "seed" and value == seed else value
+        path: "<seed>" if path.split(".")[-1] in seeds and value == seed else value
         for path, value in leaves(kept)
         if path not in free
     }
     return json.dumps([job.experiment, shown], sort_keys=True, default=str)
+
+
+def seeds_of(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The keys that hold a seed: `split_seed`, too, where each of several seeds draws rows of its own (`${seed}`)."""
+    pairs = {
+        (job.config["seed"], value)
+        for job in jobs
+        for path, value in leaves(job.config.get("data"))
+        if path.split(".")[-1] == "split_seed"
+    }
+    follows = len(pairs) > 1 and all(seed == value for seed, value in pairs)
+    return ("seed", "split_seed") if follows else ("seed",)
 
 
 def scalars_of(part: Any) -> tuple[str, ...]:
@@ -60,9 +74,10 @@ def plan(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[int]]:
         workers: processes that will share the groups, >= 1.
     """
     together: dict[str, list[int]] = {}
+    seeds = seeds_of(jobs)
     for position, job in enumerate(jobs):
         names = (scalars_of(job.config.get(part)) for part in ("loss", "module"))
-        together.setdefault(key_of(job, *names), []).append(position)
+        together.setdefault(key_of(job, *names, seeds=seeds), []).append(position)
     if len(together) < workers:
         share = -(-len(jobs) // workers)
         size = max(1, min(size, share))

@@ -39,16 +39,15 @@ def clip_each(params: Sequence[Tensor], largest: float) -> None:
 
 
 @torch.no_grad()
-def step_each(
-    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], rates: Float[Tensor, " R"] | None
-) -> None:
-    """One step; with `rates` the optimiser runs at its rate times each replica's factor.
+def step_each(optimizer: torch.optim.Optimizer, rates: Float[Tensor, " R"] | None) -> None:
+    """One step of an optimiser of stacked parameters; with `rates` at its rate times each replica's factor.
 
     A step linear in the learning rate is scaled afterwards: p <- p_old + factor (p_new - p_old).
     """
     if rates is None:
         optimizer.step()
         return
+    params = [p for group in optimizer.param_groups for p in group["params"]]
     before = [p.clone() for p in params]
     optimizer.step()
     for p, old in zip(params, before, strict=True):

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lossatlas import optimizers
 from lossatlas.data import Batch
-from lossatlas.lit import LitModule
+from lossatlas.lit import LitModule, mean_of
 from lossatlas.loader import Blocks, ChunkLoader
 from lossatlas.stacked.optim import LINEAR_IN_LR, clip_each, step_each
 from lossatlas.stacked.traced import Traced, settings_of
@@ -32,7 +33,7 @@ class _MeanLoss(nn.Module):
         self.lit = lit
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        return self.lit.losses(Batch(x, y, index)).mean()
+        return mean_of(self.lit.losses(Batch(x, y, index)))
 
 
 class StackedLoader:
@@ -115,11 +116,12 @@ class Stack(LightningModule):
         first: Any = self.replicas[0]
         if first._make_optimizer is None:
             return None
-        optimizer = first._make_optimizer(list(self.params.values()))
-        self.rates = self._relative_rates(optimizer)
-        if first._make_schedule is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": first._make_schedule(optimizer)}}
+        named = [(n.removeprefix("lit."), p) for n, p in self.params.items() if p.requires_grad]
+        made = [
+            parts for _, parts in optimizers.configured(first._make_optimizer, named, first._make_schedule)
+        ]
+        self.rates = self._relative_rates([parts["optimizer"] for parts in made], [name for name, _ in named])
+        return made if len(made) > 1 else made[0]
 
     def stack(self) -> None:
         """Moves parameters and buffers of all replicas into stacked tensors; the replicas keep views."""
@@ -134,18 +136,21 @@ class Stack(LightningModule):
                 owner, _, leaf = name.rpartition(".")
                 module.get_submodule(owner)._buffers[leaf] = self.buffers_[name][r]
 
-    def _relative_rates(self, optimizer: torch.optim.Optimizer) -> Tensor | None:
-        """Each replica's learning rate over the first one's; None where they are equal."""
-        probe = [nn.Parameter(torch.zeros(1))]
+    def _relative_rates(self, made: list[torch.optim.Optimizer], names: list[str]) -> list[Tensor | None]:
+        """For each optimiser the replicas' learning rates over the first one's; None where they are equal."""
+        probe = [(name, nn.Parameter(torch.zeros(1))) for name in names]
         makers = [lit._make_optimizer for lit in self._lits]
+        found = [optimizers.configured(make, probe) for make in makers if make]
         rates = torch.tensor(
-            [make(probe).param_groups[0]["lr"] for make in makers if make], dtype=torch.float64
+            [[parts["optimizer"].param_groups[0]["lr"] for _, parts in each] for each in found],
+            dtype=torch.float64,
         )
-        if (rates == rates[0]).all():
-            return None
-        if type(optimizer) not in LINEAR_IN_LR:
-            raise ValueError(f"{type(optimizer).__name__} cannot run replicas with different learning rates")
-        return rates / rates[0]
+        for optimizer, own in zip(made, rates.T, strict=True):
+            if (own != own[0]).any() and type(optimizer) not in LINEAR_IN_LR:
+                raise ValueError(
+                    f"{type(optimizer).__name__} cannot run replicas with different learning rates"
+                )
+        return [None if bool((own == own[0]).all()) else own / own[0] for own in rates.T]
 
     @property
     def _lits(self) -> list[LitModule]:
@@ -205,11 +210,13 @@ class Stack(LightningModule):
             p.grad = grad
         if first.gradient_clip is not None:
             clip_each(params, first.gradient_clip)
-        step_each(self._optimizer, params, self.rates)
+        for optimizer, rates in zip(self._optimizers, self.rates, strict=True):
+            step_each(optimizer, rates)
 
     def on_fit_start(self) -> None:
         """Lets the replicas look at the trainer, and measures nothing."""
-        self._optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        found: Any = self.optimizers(use_pl_optimizer=False)
+        self._optimizers: list[Any] = found if isinstance(found, list) else [found]
         for lit in self._lits:
             lit._trainer = self.trainer
             lit._plain = True
@@ -258,8 +265,8 @@ class Stack(LightningModule):
         known = [rows[-1]["train/loss"] for rows in self.rows if rows and "train/loss" in rows[-1]]
         if known:
             self.log("train/loss", sum(known) / len(known))
-        schedule: Any = self.lr_schedulers()
-        if schedule:
+        found: Any = self.lr_schedulers()
+        for schedule in found if isinstance(found, list) else [found] if found else []:
             schedule.step()
 
     # ---------------------------------------------------------------- evaluation

@@ -17,7 +17,9 @@ else:
 
 HOW = (
     "Interval: two-sided 90 %, that of the one-sided tests at 5 %. p: the largest of the claim's comparisons, "
-    "Holm-corrected over the claims that were tested; *not reproduced* means that the opposite test is significant."
+    "Holm-corrected over the claims that were tested; *not reproduced* means that the opposite test is significant, "
+    "*no difference* that the interval lies inside +-by, the smallest effect of interest, in the metric's unit "
+    "(relative for a ratio). A unit carries a verdict if the verdict is another one without it."
 )
 
 
@@ -85,11 +87,16 @@ def _head(card: Card | None, room: str) -> list[str]:
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
-    head = ["claim", "source", "verdict", "effect [90 %]", "claimed", "p (Holm)", "n", "remark"]
+    head = ["claim", "source", "verdict", "effect [90 %]", "claimed", "by", "p (Holm)", "n", "remark"]
     rows = []
     for v in verdicts:
-        remark = ". ".join(part for part in (v.remark, v.note) if part)
-        rows.append([f"**{v.id}**: {v.says}", v.source, f"**{v.verdict}**", *verdict_cells(v), remark])
+        contrast = f"Contrast {v.contrast}" if v.contrast and v.contrast not in v.remark else ""
+        remark = ". ".join(part for part in (v.remark, contrast, v.sensitivity, v.note) if part)
+        effect, claimed, *rest = verdict_cells(v)
+        by = "-" if v.by is None else f"{v.by:.3g}"
+        rows.append(
+            [f"**{v.id}**: {v.says}", v.source, f"**{v.verdict}**", effect, claimed, by, *rest, remark]
+        )
     return _markdown(head, rows)
 
 

@@ -11,8 +11,9 @@ Differs  tau < 1 goes on along its tangent where exp((1-tau) g) would overflow, 
          the norm as in the paper's experiments, not its margin theory; x, x' pass batch norm as one batch.
 """
 
+from lossatlas.attacks import pgd
 from lossatlas.papers.comp_sum.adversarial import ATPGD, MART, TRADES, AdvCompSumLoss, score_change
-from lossatlas.papers.comp_sum.attack import pgd, robust_correct
+from lossatlas.papers.comp_sum.attack import robust_correct
 from lossatlas.papers.comp_sum.bounds import (
     best_risk,
     gamma_bound,

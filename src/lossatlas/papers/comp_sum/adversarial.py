@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lossatlas.papers.comp_sum.attack import Objective, ball, frozen, per_sample_cross_entropy, pgd
+from lossatlas.attacks import Objective, ball, frozen, pgd
+from lossatlas.papers.comp_sum.attack import per_sample_cross_entropy
 from lossatlas.papers.comp_sum.losses import CompSumLoss
 
 

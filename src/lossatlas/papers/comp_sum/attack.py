@@ -1,87 +1,15 @@
-"""PGD in a ball around images: the attack that trains and the attack that evaluates.
+"""PGD in a ball around images (lossatlas.attacks): its objective, and the attack that evaluates.
 
 Images are pixels in [0, 1] here, for the radius is given in pixels: a net that wants standardised inputs does
 that itself, as its first layer. During an attack every module of the net is in evaluation mode.
 """
-
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-Objective = Callable[[Tensor, Tensor], Tensor]  # scores (n, K), y (n,) -> (n,) to be made large
-
-
-@contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module of the net, and back to each one's own mode afterwards."""
-    modes = [(m, m.training) for m in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def ball(x: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Least and greatest point of the ball |x' - x|_inf <= radius cut to [0, 1]; refuses what is no image."""
-    if not 0 <= radius < math.inf:
-        raise ValueError(f"the attack needs a finite radius >= 0, got {radius=}: pixels are in [0, 1]")
-    if not bool(((x >= 0) & (x <= 1)).all()):  # written so that NaN fails, too
-        raise ValueError("the attack needs images in [0, 1] without NaN: undo the standardisation first")
-    return (x - radius).clamp(min=0), (x + radius).clamp(max=1)
-
-
-def pgd(
-    net: nn.Module,
-    x: Float[Tensor, "n ..."],
-    y: Int[Tensor, " n"],
-    objective: Objective,
-    radius: float,
-    step: float | None = None,
-    steps: int = 5,
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, "n ..."]:
-    """Projected sign-gradient ascent on a per-sample objective, from a uniform random start in the ball.
-
-    The net is in evaluation mode meanwhile, and no parameter receives a gradient.
-
-    Args:
-        net: maps (n, *shape) to scores (n, K).
-        x: images in [0, 1].
-        y: labels, handed to the objective.
-        objective: (scores, y) -> (n,), made large.
-        radius: of the ball in the maximum norm, >= 0; 0 returns x.
-        step: length of a step, > 0; None: radius / 3.
-        steps: number of steps, >= 1.
-        generator: of the random start; None: torch's own.
-
-    Shapes:
-        x (n, *shape), y (n,) -> (n, *shape), inside the ball and inside [0, 1], detached.
-
-    Raises:
-        ValueError: x outside [0, 1] or NaN; radius, step or steps out of range.
-    """
-    low, high = ball(x, radius)
-    step = radius / 3 if step is None else step
-    if steps < 1 or not (0 < step < math.inf or radius == 0):
-        raise ValueError(f"the attack needs step > 0 and steps >= 1, got {step=}, {steps=}")
-    if radius == 0:
-        return x.detach().clone()
-    device = x.device if generator is None else generator.device  # a CPU stream serves a net on a GPU
-    start = torch.rand(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
-    point = torch.clamp(x + radius * (2 * start - 1), low, high).detach()
-    with frozen(net), torch.enable_grad():
-        for _ in range(steps):
-            point.requires_grad_()
-            (slope,) = torch.autograd.grad(objective(net(point), y).sum(), point)
-            point = torch.clamp(point.detach() + step * slope.sign(), low, high)
-    return point.detach()
+from lossatlas.attacks import ball, frozen, pgd
 
 
 def per_sample_cross_entropy(f: Tensor, y: Tensor) -> Tensor:

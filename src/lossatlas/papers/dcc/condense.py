@@ -134,10 +134,8 @@ class LitCondense(LitModule):
             distance = contrastive_distance if rule.contrasts(outer, inner) else classwise_distance
             loss = distance(net, S, T)
             # not `descend`, whose backward() would form the weights' gradients, too
-            (self.S.grad,) = torch.autograd.grad(loss, self.S)
-            if self.gradient_clip is not None:
-                nn.utils.clip_grad_norm_([self.S], self.gradient_clip)
-            self._optimizer.step()
+            (self.S.grad,) = torch.autograd.grad(self.scaled(loss), self.S)
+            self.update()
             losses.append(loss.detach())
             if inner < self.inner - 1:
                 self._train(net, optimizer_net, draws)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lossatlas.ema import log_ema
+
 
 class MovingMean(nn.Module):
     """s_i <- (1 - gamma) s_i + gamma g_i on the logarithm, so that no exp(h / tau) has to fit a float.
@@ -34,9 +36,7 @@ class MovingMean(nn.Module):
     def mixed(self, index: Int[Tensor, " b"], log_g: Float[Tensor, "v b"]) -> Float[Tensor, "v b"]:
         """log s^(v) of each view: the stored value moved towards log_g, log_g itself at a first visit."""
         old, log_g = self.log_s[index].to(log_g.dtype), log_g.detach()
-        kept = math.log1p(-self.gamma) if self.gamma < 1 else -math.inf
-        moved = torch.logaddexp(old + kept, log_g + math.log(self.gamma))
-        return torch.where(self.visits[index] == 0, log_g, moved)
+        return log_ema(old, log_g, self.gamma, self.visits[index] == 0)
 
     @torch.no_grad()
     def store(self, index: Int[Tensor, " b"], log_s: Float[Tensor, "v b"]) -> None:
