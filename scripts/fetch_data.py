@@ -124,6 +124,8 @@ def fetch_one(name: str, args: argparse.Namespace) -> str:
 
     node = read_yaml(conf_dir() / "data" / f"{name}.yaml")
     place = make_place(args.root, args.mirrors)
+    if all(entry.get("kind") == "formula" for entry in node["sources"]):
+        return "made where it is used, nothing to fetch"
     if "books" in node:
         from lossatlas.data.text import declaration, fetch_text
 

@@ -11,7 +11,6 @@ from lossatlas.diffusion import (
     Denoiser,
     Mixture,
     NoiseNet,
-    ReplicaMLP,
     edm_scales,
     feature_distance,
     fourier_embedding,
@@ -20,12 +19,12 @@ from lossatlas.diffusion import (
     karras_levels,
     log_normal,
     log_uniform,
-    merge_replicas,
     plain_embedding,
     precision_recall,
     ring,
     score_matching_loss,
 )
+from lossatlas.replicas import ReplicaMLP, merge_replicas
 
 f64 = torch.float64
 

@@ -61,7 +61,8 @@ def left(outputs: Path) -> bytes:
 def test_a_secret_of_the_environment_is_nowhere_in_what_a_study_leaves(cli, outputs, monkeypatch):
     monkeypatch.setenv("SERVICE_TOKEN", SECRET)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    words = ("+notes.token=${oc.env:SERVICE_TOKEN}", "+notes.header=Bearer ${notes.token}", "+copy=${notes}")
+    token, header = "+notes.a.token=${oc.env:SERVICE_TOKEN}", "+notes.a.header=Bearer ${notes.a.token}"
+    words = (token, header, "+notes.copy=${notes.a}")
     meanwhile = []
 
     def fail() -> None:
@@ -77,9 +78,9 @@ def test_a_secret_of_the_environment_is_nowhere_in_what_a_study_leaves(cli, outp
     assert record["status"] == "failed"
     assert record["error"] == "RuntimeError: the service refused token ***"
     assert "refused token ***" in next(outputs.rglob("error.txt")).read_text()
-    assert record["config"]["notes"]["token"] == "${oc.env:SERVICE_TOKEN}"
-    assert record["config"]["notes"]["header"] == "Bearer ${notes.token}"
-    assert record["config"]["copy"] == {"token": "***", "header": "***"}
+    assert record["config"]["notes"]["a"]["token"] == "${oc.env:SERVICE_TOKEN}"
+    assert record["config"]["notes"]["a"]["header"] == "Bearer ${notes.a.token}"
+    assert record["config"]["notes"]["copy"] == {"token": "***", "header": "***"}
     config = next(outputs.rglob("*-s0-*/config.yaml")).read_text()
     assert "token: ${oc.env:SERVICE_TOKEN}" in config
 

@@ -4,8 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from lossatlas.errors import UserError
+from lossatlas.keys import nearest
 from lossatlas.paths import conf_dir
-from lossatlas.schema import check, check_interval, nearest
+from lossatlas.schema import check, check_interval
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas.errors import Halt, StorageError, UserError
-from lossatlas.jobs import SWEEP_ENV, Job, describe, refuse, report, stop_asked
+from lossatlas.errors import Halt, UserError
+from lossatlas.jobs import SWEEP_ENV, Job, describe, is_disk, report, stop_asked, unfinished
 from lossatlas.schema import check
 from lossatlas.stacked.group import plan
 
@@ -57,10 +57,10 @@ class StackedLauncher(Launcher):
         for n, words in enumerate(job_overrides):
             try:
                 pairs[n] = self._composed(words)
-            except UserError as error:
+            except Exception as error:
                 if sweep is None:
                     raise
-                refuse(sweep, error)
+                unfinished(sweep, error, None)
                 _end(returns[n], None)
         order = list(pairs)
         groups = [
@@ -125,13 +125,13 @@ def _group(
         if not quiet:
             raise
         return [None for _ in pairs]
-    except UserError as error:
-        if sweep is not None and isinstance(error, StorageError):
-            raise Halt(str(error)) from None
+    except Exception as error:
         if sweep is None:
             raise
+        if is_disk(error, pairs[0][0]):
+            raise Halt(str(error)) from None
         for _, job in pairs:
-            refuse(sweep, error, job.name)
+            unfinished(sweep, error, job)
         return [None for _ in pairs]
     for (_, job), outcome in zip(pairs, outcomes, strict=True):
         if sweep is not None:

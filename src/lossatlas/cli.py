@@ -63,10 +63,11 @@ def dispatch(argv: Sequence[str]) -> int:
         _hydra(list(argv))
         return 0
     from lossatlas import sweeps
+    from lossatlas.command import check_single
 
     if any(arg in ("-m", "--multirun") for arg in argv):
         return sweeps.study(list(argv), _hydra)
-    sweeps.check_command(list(argv))
+    check_single(list(argv))
     return sweeps.single(list(argv), _hydra)
 
 
@@ -99,8 +100,9 @@ def one_line(error: BaseException) -> str:
     """One line for any error: the nearest right name where Hydra names only the wrong one."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
+    from lossatlas.jobs import said
+    from lossatlas.keys import nearest
     from lossatlas.private import redact
-    from lossatlas.schema import nearest
 
     if isinstance(error, UserError):
         return redact(" ".join(str(error).split()))
@@ -118,7 +120,7 @@ def one_line(error: BaseException) -> str:
         return f"{given} could not be read; write key=value, in quotes where a shell would change it"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'outputs'}: {error.strerror}"
-    return text or type(error).__name__
+    return text or redact(said(error))
 
 
 def _hydra(argv: list[str]) -> None:

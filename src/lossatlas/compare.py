@@ -25,8 +25,8 @@ from lossatlas.claims import NotRunError, UnfitError, compute, load_card, t_test
 from lossatlas.claims.spec import MetricStatistic
 from lossatlas.claims.statistics import select
 from lossatlas.errors import UserError
+from lossatlas.keys import nearest
 from lossatlas.paths import experiments_dir
-from lossatlas.schema import nearest
 from lossatlas.study import cell, metrics_of
 from lossatlas.study.table import aligned
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import traceback
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,15 +19,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas.errors import Halt, StorageError, UserError
+from lossatlas.errors import FULL, Halt, StorageError, UserError
 from lossatlas.private import redact, written
 from lossatlas.schema import check
 
 SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line there
+FRUITLESS = "fruitless"  # a file in that folder: a search found no trial with an objective
 # What does not change a result: machines, paths, logging, and the arms, tuned values and settings of other runs.
 INFRASTRUCTURE = (
-    "arms", "tuned", "settings", "grids", "grid", "limits", "logger", "callbacks", "output_root", "data_root",
-    "data_mirrors", "stack", "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
+    "arms", "tuned", "settings", "grids", "grid", "limits", "objective", "logger", "callbacks", "output_root",
+    "data_root", "data_mirrors", "stack", "run_dir", "rerun", "publish", "trace", "hydra", "chunk", "eval_batch",
 )  # fmt: skip
 OTHER_RUNS = ("arms", "tuned", "settings", "grids", "limits")  # what of that is about other runs
 TRAINER_INFRASTRUCTURE = ("accelerator", "devices", "strategy", "threads", "compile")
@@ -43,6 +45,7 @@ class Job:
     folder: Path
     parallel: bool = False
     name: str = field(default="")
+    data_digest: str = ""  # of what it reads, known once it runs
 
 
 def describe(cfg: DictConfig, hydra: Any) -> Job:
@@ -151,21 +154,22 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def _run(cfg: DictConfig, hydra: Any, sweep: str | None) -> float | None:
+    what: Job | None = None
     try:
         check(cfg)
         what = describe(cfg, hydra)
         from lossatlas import runner
 
         outcome = runner.run(cfg, what, quiet=sweep is not None and what.parallel)
-    except UserError as error:
-        if sweep is not None and isinstance(error, StorageError):
-            raise
+    except Exception as error:
         if sweep is None:
-            if cfg.trace:
+            if cfg.trace or not isinstance(error, UserError):
                 raise
             print(f"lossatlas: {redact(' '.join(str(error).split()))}", file=sys.stderr)
             raise SystemExit(2) from None  # Hydra would print lines of its own about an exception
-        refuse(sweep, error)
+        if is_disk(error, cfg):
+            raise
+        unfinished(sweep, error, what)
         return None
     if sweep is not None:
         report(sweep, what, outcome.status, outcome.line)
@@ -175,6 +179,51 @@ def _run(cfg: DictConfig, hydra: Any, sweep: str | None) -> float | None:
     else:
         print(outcome.report)
     return outcome.objective
+
+
+def is_disk(error: Exception, cfg: DictConfig) -> bool:
+    """Whether the outputs cannot be written, which every further job would meet, too."""
+    if isinstance(error, StorageError):
+        return True
+    root = str(cfg.get("output_root"))
+    mine = isinstance(error, OSError) and str(error.filename).startswith((root, str(Path(root).resolve())))
+    return isinstance(error, OSError) and (mine or error.errno in FULL)
+
+
+def unfinished(sweep: str, error: Exception, what: Job | None) -> None:
+    """A job that ended by an exception outside its training: refused where the user can mend it, else failed."""
+    if isinstance(error, UserError) or what is None:
+        refuse(sweep, error, what.name if what else "?")
+        return
+    from lossatlas import records
+
+    line = said(error)
+    try:
+        what.folder.mkdir(parents=True, exist_ok=True)
+        records.write_text(redact("".join(traceback.format_exception(error))), what.folder / "error.txt")
+    except OSError:  # the line below says what happened in any case
+        pass
+    report(sweep, what, "failed", line)
+
+
+def said(error: BaseException) -> str:
+    """An exception as one line that is never without words: where it was raised, if it says nothing itself.
+
+    Example:
+        >>> said(ValueError("no rows"))
+        'ValueError: no rows'
+    """
+    text = " ".join(str(error).split())
+    if not text and error.__cause__ is not None:
+        return said(error.__cause__)
+    if not text:
+        frames = traceback.extract_tb(error.__traceback__)
+        text = (
+            f"in {Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line}"
+            if frames
+            else "?"
+        )
+    return f"{type(error).__name__}: {text}"
 
 
 def report(sweep: str, what: Job, status: str, line: str) -> None:

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, records
+from lossatlas import records
 from lossatlas.errors import StorageError, UserError
 from lossatlas.locks import locked
 from lossatlas.private import redact
@@ -392,8 +392,7 @@ def _decide(cfg: DictConfig, job: "Job", stack: contextlib.ExitStack) -> tuple[b
         if runner.finished(cfg, job) is not None:
             return True, ""
         stack.enter_context(locked(job.folder))
-        if cfg.rerun is True:
-            checkpoint.forget(job.folder / "last.ckpt")
+        runner.ready(cfg, job)
     except UserError as error:
         return False, str(error)
     return False, ""

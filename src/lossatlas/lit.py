@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lossatlas import optimizers
 from lossatlas.data import Batch, Data, Split
+from lossatlas.errors import UserError
 from lossatlas.loader import Blocks, ChunkLoader
 
 
@@ -125,7 +126,7 @@ class LitModule(LightningModule):
 
     def step(self, batch: Batch) -> Tensor:
         """One mini-batch: loss, gradients, one step of the optimiser. Returns the mean loss, detached."""
-        loss = self.losses(batch).mean()
+        loss = mean_of(self.losses(batch))
         self.descend(loss)
         return loss.detach()
 
@@ -413,6 +414,19 @@ class LitModule(LightningModule):
     def _to_device(self) -> None:
         if self.data is not None:
             self.data = self.data.to(self.device)
+
+
+def mean_of(losses: Tensor) -> Tensor:
+    """The mean of a mini-batch's losses, which must be one per sample.
+
+    Raises:
+        UserError: one number for the whole mini-batch, whose sum would be b times the rate that the config says.
+    """
+    if losses.ndim == 0:
+        raise UserError(
+            "loss: it gives one number for a mini-batch and needs to give one per sample; write reduction: none"
+        )
+    return losses.mean()
 
 
 def _metrics(classes: int, topk: int) -> tuple[dict[str, Any], dict[str, Any]]:

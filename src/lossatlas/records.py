@@ -52,6 +52,7 @@ class Record:
         extras: small JSON for figures and statistics, such as a histogram.
         curves: file name beside the record, or None.
         seconds, peak_mb: wall time and peak memory of the run.
+        data_digest: of what it read (`inputs.data_digest`); "" where nothing was, or a record of before there was one.
         kept: what it used of `lossatlas.kept` ({file, seconds, peak_mb, made}); making it is not in its seconds.
     """
 
@@ -76,6 +77,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     config_hash: str = ""
+    data_digest: str = ""
 
 
 def name(value: Any) -> str:

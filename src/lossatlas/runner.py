@@ -15,11 +15,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, kept, launch, records
-from lossatlas.errors import UserError, storage_error
-from lossatlas.jobs import Job
+from lossatlas import checkpoint, inputs, kept, launch, records
+from lossatlas.errors import FULL, UserError, storage_error
+from lossatlas.jobs import Job, said
 from lossatlas.locks import HELD, locked
 from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
+from lossatlas.objectives import objective_value
 from lossatlas.paths import page_line
 from lossatlas.private import redact
 
@@ -50,8 +51,7 @@ def run(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     with locked(job.folder):
         if found := finished(cfg, job):  # by another process, between the first look and the lock
             return found
-        if cfg.rerun is True:
-            checkpoint.forget(job.folder / "last.ckpt")
+        ready(cfg, job)
         if cfg.trainer.devices > 1 or cfg.trainer.strategy in ("ddp", "fsdp"):
             return launch.processes(cfg, job, quiet)
         return execute(cfg, job, quiet)
@@ -65,9 +65,21 @@ def finished(cfg: DictConfig, job: Job) -> Outcome | None:
         print(f"lossatlas: {job.name}: record.json torn; the run is taken up again", file=sys.stderr)
     if found is None or found.config_hash != job.config_hash or not _keep(found.status, cfg.rerun):
         return None
+    if inputs.is_other(found, cfg):
+        return None
     other = "" if found.commit == code_version()[0] else f", from code version {str(found.commit)[:8]}"
     line = f"{_headline(found.metrics)} (kept{other}; rerun=true repeats it)"
-    return Outcome("skipped", line, _report(cfg, job, found, kept=True), _objective(cfg, found.metrics))
+    return Outcome("skipped", line, _report(cfg, job, found, kept=True), objective_value(cfg, found.metrics))
+
+
+def ready(cfg: DictConfig, job: Job) -> None:
+    """Finds out what the run reads, and takes away a checkpoint that it must not go on from.
+
+    Raises:
+        UserError: its data are not to be had.
+    """
+    job.data_digest = inputs.data_digest(cfg)
+    inputs.settle(job.folder, job.data_digest, job.name, anew=cfg.rerun is True)
 
 
 def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
@@ -82,6 +94,8 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     except Exception as problem:
         if full := storage_error(problem, job.folder):
             raise full from None
+        if isinstance(problem, UserError):  # what the first mini-batch shows to be wrong: refused, no record
+            raise
         status, error = failure(problem)
         details = redact(traceback.format_exc())
     finally:
@@ -141,7 +155,8 @@ def make_record(
     return records.Record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
         scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
-        versions=package_versions(), config=job.config, config_hash=job.config_hash, kept=kept.used(), **measured,
+        versions=package_versions(), config=job.config, config_hash=job.config_hash,
+        data_digest=job.data_digest, kept=kept.used(), **measured,
     )  # fmt: skip
 
 
@@ -149,7 +164,7 @@ def outcome_of(cfg: DictConfig, job: Job, record: records.Record) -> Outcome:
     """What is said of a run that has just ended."""
     done = record.status == "done"
     line = f"{_headline(record.metrics)} ({record.seconds:.1f} s)" if done else str(record.error)
-    return Outcome(record.status, line, _report(cfg, job, record), _objective(cfg, record.metrics))
+    return Outcome(record.status, line, _report(cfg, job, record), objective_value(cfg, record.metrics))
 
 
 def build_module(cfg: DictConfig, job: Job) -> Any:
@@ -171,6 +186,7 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
     )
     if module is None:
         raise UserError("module: the experiment names no LitModule (`module: {_target_: ...}`)")
+    _require_optimizer(cfg, module)
     if launch.grouped() and module.data is None:  # it reads its data itself, and plays rounds
         raise launch.nothing_to_share(cfg)
     if cfg.trainer.compile and module.net is not None:
@@ -178,7 +194,21 @@ def build_module(cfg: DictConfig, job: Job) -> Any:
     if launch.rank() == 0:
         job.folder.mkdir(parents=True, exist_ok=True)
         records.write_text(OmegaConf.to_yaml(OmegaConf.create(job.config)), job.folder / "config.yaml")
+        inputs.note(job.folder, job.data_digest)
     return module
+
+
+def _require_optimizer(cfg: DictConfig, module: Any) -> None:
+    """Refuses what would train nothing: a supervised method that leaves step and optimiser to LitModule."""
+    from lossatlas.lit import LitModule
+
+    kind, shared = type(module), ("step", "training_step", "configure_optimizers")
+    if cfg.optimizer or module.data is None or not isinstance(module, LitModule):
+        return
+    if all(getattr(kind, name) is getattr(LitModule, name) for name in shared):
+        raise UserError(
+            "optimizer: nothing would be trained without one; optimizer=adam, adamw or sgd gives one"
+        )
 
 
 def build_trainer(
@@ -264,13 +294,16 @@ def make(node: Any, name: str, /, **kwargs: Any) -> Any:
         factory = instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
-        if isinstance(cause, (ValueError, TypeError, UserError, ImportError, AttributeError)):
-            raise UserError(f"{name}: {' '.join(str(cause).split())}") from error
-        raise
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            raise
+        plain = isinstance(cause, (ValueError, TypeError, UserError, ImportError, AttributeError)) and str(
+            cause
+        )
+        raise UserError(f"{name}: {' '.join(str(cause).split()) if plain else said(cause)}") from error
     try:  # objects are passed here: instantiate would turn dataclasses into configs
         return factory(**kwargs)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{name}: {' '.join(str(error).split()) or said(error)}") from error
 
 
 def silence() -> None:
@@ -303,7 +336,7 @@ def failure(problem: Exception) -> tuple[str, str]:
     from lossatlas.lit import Diverged
 
     status = {Interrupted: "interrupted", Diverged: "diverged"}.get(type(problem), "failed")
-    return status, f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+    return status, said(problem)
 
 
 def _require_device(accelerator: str, devices: int) -> None:
@@ -380,10 +413,6 @@ def _headline(metrics: dict[str, float]) -> str:
         n for n in metrics if n.startswith("test/")
     ][:1]
     return " ".join(f"{name} {metrics[name]:.4f}" for name in shown)
-
-
-def _objective(cfg: DictConfig, metrics: dict[str, float]) -> float | None:
-    return metrics.get("val/top1", metrics.get("test/top1"))
 
 
 def _report(cfg: DictConfig, job: Job, record: records.Record, kept: bool = False) -> str:

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
 
 def step_decay(optimizer: Optimizer, epochs: int, at: Sequence[float], gamma: float = 0.1) -> MultiStepLR:
-    """The rate times `gamma` at these shares of the epochs.
+    """The rate times `gamma` at these shares of the epochs, never before the first epoch has ended.
 
     Args:
         optimizer: whose rate is scheduled.
@@ -17,11 +17,14 @@ def step_decay(optimizer: Optimizer, epochs: int, at: Sequence[float], gamma: fl
         gamma: factor, > 0.
 
     Raises:
-        ValueError: a share outside (0, 1).
+        ValueError: a share outside (0, 1), or epochs below 1.
     """
+    if epochs < 1:
+        raise ValueError(f"step_decay takes epochs >= 1, got {epochs=}")
     if not all(0 < share < 1 for share in at):
         raise ValueError(f"step_decay takes shares of the run in (0, 1), got {list(at)}")
-    return MultiStepLR(optimizer, milestones=[round(share * epochs) for share in at], gamma=gamma)
+    # a milestone at 0 would divide the rate of a short run from its first step on
+    return MultiStepLR(optimizer, milestones=[max(1, round(share * epochs)) for share in at], gamma=gamma)
 
 
 def warmup_cosine(optimizer: Optimizer, epochs: int, warmup: float = 0.1) -> LambdaLR:

@@ -4,10 +4,8 @@ Common keys are a pydantic model; a paper's own numeric keys are checked against
 under `limits` in its experiment file, written as in mathematics: `arms.gce.q: (0, 1]`.
 """
 
-import difflib
 import math
 import re
-from collections.abc import Iterable
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from lossatlas.errors import UserError
+from lossatlas.keys import PARTS, check_parts, nearest, unknown
 from lossatlas.private import refuse_literals
 
 MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found")
@@ -48,6 +47,14 @@ class Limit(Strict):
     test: PositiveInt | None
 
 
+class Objective(Strict):
+    """What a search looks for."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    metric: str | None
+    direction: Literal["minimize", "maximize"] | None
+
+
 class RunKeys(Strict):
     """The keys that every experiment has."""
 
@@ -64,22 +71,13 @@ class RunKeys(Strict):
     fake: bool
     limit: Limit
     trainer: TrainerKeys
+    objective: Objective
     rerun: bool | Literal["failed"]
     publish: bool
     trace: bool
     output_root: str
     data_root: str | None
     data_mirrors: str | list[str] | None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean a, b?` where something is close, else the allowed values (at most 12)."""
-    known = sorted(map(str, known))
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    if close:
-        return f"did you mean {', '.join(close)}?"
-    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-    return f"known: {shown}"
 
 
 def check(cfg: DictConfig) -> None:
@@ -103,7 +101,12 @@ def check(cfg: DictConfig) -> None:
         where = ".".join(
             str(part) for part in first["loc"] if not str(part).startswith(("literal", "int", "bool"))
         )
-        what = first["msg"].replace("Input should be", "should be").replace("Extra inputs are", "this key is")
+        if first["type"] == "extra_forbidden":
+            inner = {"trainer": TrainerKeys, "limit": Limit, "objective": Objective}[str(first["loc"][0])]
+            raise UserError(
+                unknown(where, [f"{first['loc'][0]}.{key}" for key in inner.model_fields])
+            ) from None
+        what = first["msg"].replace("Input should be", "should be")
         raise UserError(f"{where}={first['input']!r}: {what}") from None
     if (
         cfg.trainer.accelerator in ("cpu", "mps")
@@ -114,7 +117,12 @@ def check(cfg: DictConfig) -> None:
             f"trainer.devices={cfg.trainer.devices}: one process uses one {cfg.trainer.accelerator} device;"
             " several processes on the CPU are trainer=ddp_sim"
         )
+    check_parts(
+        {str(key): value for key, value in raw.items()}, {name: _resolved(cfg, name) for name in PARTS}
+    )
     for path, interval in (raw.get("limits") or {}).items():
+        if path.split(".")[0] not in raw:
+            raise UserError(f"limits: {path}: no such key; {nearest(path.split('.')[0], map(str, raw))}")
         check_interval(path, _resolved(cfg, path), interval)
     try:
         OmegaConf.to_container(cfg, resolve=True)
@@ -167,6 +175,6 @@ def check_interval(path: str, value: Any, interval: str) -> None:
 def _resolved(cfg: DictConfig, path: str) -> Any:
     try:
         value = OmegaConf.select(cfg, path, throw_on_missing=True)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
         raise _refusal(cfg, path, error) from None
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -1,4 +1,4 @@
-"""A command line before and after Hydra: grids of the experiment file, early checks, the end of a study."""
+"""A study around Hydra's multiruns: the blocks of its grid before, its records, table and verdicts after."""
 
 import itertools
 import json
@@ -12,19 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lossatlas import launch
+from lossatlas.command import check_command, check_grid, count_jobs, say_rate, values_of
 from lossatlas.errors import Halt, StorageError, UserError
-from lossatlas.jobs import SWEEP_ENV, describe
-from lossatlas.paths import conf_dir, experiments_dir, is_checkout
-from lossatlas.private import refuse_literals
-from lossatlas.schema import check, nearest
+from lossatlas.jobs import FRUITLESS, SWEEP_ENV, said
+from lossatlas.keys import nearest
+from lossatlas.objectives import objective
+from lossatlas.paths import experiments_dir, is_checkout
+from lossatlas.private import redact
 from lossatlas.signals import heard_by
 
 RunHydra = Callable[[list[str]], None]
@@ -39,25 +38,6 @@ def single(argv: list[str], run_hydra: RunHydra) -> int:
     return 0
 
 
-def check_command(argv: list[str]) -> DictConfig:
-    """Composes and checks a command line, each value of a sweep apart, before any job starts.
-
-    Raises:
-        UserError: the first wrong name, key or value, with the nearest right one.
-    """
-    words = [arg for arg in argv if not arg.startswith("-")]
-    overrides = OverridesParser.create().parse_overrides(words)
-    for override in overrides:
-        if not override.key_or_group:
-            raise OverrideParseException(override.input_line or "", "no key")
-    first = [_with(o, next(iter(_values(o)))) for o in overrides]
-    base = _compose(first)
-    for k, override in enumerate(overrides):
-        for value in itertools.islice(_values(override), 1, None):
-            _compose([*first[:k], _with(override, value), *first[k + 1 :]])
-    return base
-
-
 def study(argv: list[str], run_hydra: RunHydra) -> int:
     """A multirun: every job of the grid, then records, table, figure and verdicts. Returns the exit code.
 
@@ -69,7 +49,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     flags = [arg for arg in argv if arg.startswith("-")]
     words = [word.removeprefix("+") if word.startswith("+grid=") else word for word in words]
     overrides = OverridesParser.create().parse_overrides(words)
-    experiments = [list(_values(o)) for o in overrides if o.key_or_group == "experiment"]
+    experiments = [list(values_of(o)) for o in overrides if o.key_or_group == "experiment"]
     if not experiments:
         raise UserError("a study needs experiment=NAME; python -m run lists the names")
     if len(experiments[-1]) > 1:
@@ -84,24 +64,27 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     blocks = _grid_blocks(base, words, overrides)
     for block in blocks:
         check_command(block)
+    if base.grid == "core":
+        check_grid(base, {o.get_key_element() for o in overrides})
+    if base._search:
+        metric, direction = objective(base, str(experiments[-1][0]))
+        aim = [f"objective.metric={metric}", f"objective.direction={direction}"]
+        blocks = [[*block, *aim] for block in blocks]
+    say_rate(base, overrides)
     first = launch.rank() == 0  # of torchrun's processes one writes and prints for all
     root = Path(base.output_root).resolve() if first else Path(tempfile.mkdtemp())
     sweep = root / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     sweep.mkdir(parents=True)
     (sweep / "total").write_text(
-        json.dumps("?" if base._search else sum(_count(base, block) for block in blocks))
+        json.dumps("?" if base._search else sum(count_jobs(base, block) for block in blocks))
     )
     os.environ[SWEEP_ENV] = str(sweep)
     try:
         with _stoppable(sweep):
             for block in blocks:
-                run_hydra([*flags, *block])
+                _run_block(run_hydra, [*flags, *block], sweep)
     except Halt as halt:
         raise StorageError(str(halt)) from None
-    except Exception as error:
-        if type(error).__name__ != "TerminatedWorkerError":  # joblib's; its jobs are gone with the worker
-            raise
-        print("lossatlas: a worker process was killed (out of memory?), its sweep ends", file=sys.stderr)
     finally:
         if not first:
             shutil.rmtree(root)
@@ -109,7 +92,26 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
         (Path(base.output_root) / ".multirun" / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own copy
     if (sweep / "stop").exists():
         raise KeyboardInterrupt
-    return finish(base, sweep) if first else 0
+    code = finish(base, sweep) if first else 0
+    return max(code, 1) if (sweep / FRUITLESS).exists() else code
+
+
+def _run_block(run_hydra: RunHydra, argv: list[str], sweep: Path) -> None:
+    """One multirun. Where it is cut, what its jobs left is still gathered and the exit code is not 0.
+
+    Raises:
+        Exception: it ended before any job did.
+    """
+    try:
+        run_hydra(argv)
+    except Exception as error:
+        if type(error).__name__ == "TerminatedWorkerError":  # joblib's; its jobs are gone with the worker
+            print("lossatlas: a worker process was killed (out of memory?), its sweep ends", file=sys.stderr)
+        elif any(sweep.glob("*.json")):
+            print(f"lossatlas: {redact(said(error))}; its sweep ends", file=sys.stderr)
+        else:
+            raise
+        (sweep / FRUITLESS).touch()
 
 
 def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
@@ -118,7 +120,7 @@ def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
     for override in overrides:
         if count is None or override.key_or_group != "seed":
             continue
-        firsts = sorted(int(value) for value in _values(override))
+        firsts = sorted(int(value) for value in values_of(override))
         if any(b - a < count for a, b in itertools.pairwise(firsts)):
             raise UserError(
                 f"{override.input_line}: each run has seeds={count} seeds from `seed` on, these overlap; write"
@@ -144,7 +146,7 @@ def _stoppable(sweep: Path) -> Iterator[None]:
 
 
 def finish(cfg: DictConfig, sweep: Path) -> int:
-    """Gathers what the jobs left, writes and prints the study, returns 0, 1 (a job failed) or 2 (one refused)."""
+    """Gathers what the jobs left, writes and prints the study, returns 0, 1 (a job did not finish), 2 (all refused)."""
     from lossatlas import records
     from lossatlas import study as report
 
@@ -172,7 +174,8 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
             f"{lost} of {total} jobs did not start or left nothing; the same command runs them",
             file=sys.stderr,
         )
-    return 2 if any(e["status"] == "refused" for e in entries) else int(bool(bad or lost > 0))
+    refused = [e for e in entries if e["status"] == "refused"]
+    return 2 if refused and len(refused) == len(entries) else int(bool(bad or lost > 0))
 
 
 def _grid_blocks(cfg: DictConfig, words: list[str], overrides: Sequence[Override]) -> list[list[str]]:
@@ -184,7 +187,7 @@ def _grid_blocks(cfg: DictConfig, words: list[str], overrides: Sequence[Override
             f"grid={cfg.grid}: not in this experiment; {nearest(str(cfg.grid), ['core', *cfg.grids])}"
         )
     grid = cfg.grids[cfg.grid]
-    given = {o.get_key_element(): [str(v) for v in _values(o)] for o in overrides}
+    given = {o.get_key_element(): [str(v) for v in values_of(o)] for o in overrides}
     blocks = []
     for params in [grid] if OmegaConf.is_dict(grid) else list(grid):
         plain = OmegaConf.to_container(params, resolve=False)
@@ -196,89 +199,3 @@ def _grid_blocks(cfg: DictConfig, words: list[str], overrides: Sequence[Override
         own = [f"{key}={value}" for key, value in plain.items() if key not in given and key != "arm"]
         blocks.append([*(w for w in words if not w.startswith("arm=")), f"arm={','.join(kept)}", *own])
     return blocks
-
-
-def _count(cfg: DictConfig, words: Sequence[str]) -> int:
-    """How many jobs a block of overrides makes, together with the experiment's own grid."""
-    hydra = cfg.get("_params") or {}
-    merged = {str(k): f"{k}={v}" for k, v in hydra.items()}
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        merged[override.get_key_element()] = override.input_line or ""
-    total = 1
-    for override in OverridesParser.create().parse_overrides(list(merged.values())):
-        total *= sum(1 for _ in _values(override))
-    return total
-
-
-def _compose(overrides: list[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        try:
-            cfg = compose("config", overrides=overrides, return_hydra_config=True)
-        except (ConfigCompositionException, ValueError) as error:
-            raise _named(error, overrides) from None
-        hydra = cfg.hydra
-        params = OmegaConf.to_container(hydra.sweeper.get("params") or OmegaConf.create(), resolve=False)
-        OmegaConf.set_struct(cfg, False)
-        del cfg["hydra"]
-        refuse_literals(
-            {part: OmegaConf.to_container(hydra[part]) for part in ("launcher", "sweeper")}, "hydra"
-        )
-        check(cfg)
-        if OmegaConf.select(hydra, "runtime.choices.experiment"):
-            describe(cfg, hydra)
-        cfg["_params"] = params
-        cfg["_search"] = "Optuna" in str(hydra.sweeper.get("_target_"))
-        return cfg
-
-
-def _named(error: Exception, overrides: list[str]) -> Exception:
-    """Hydra's `Could not override` with the nearest key that exists."""
-    text = str(error)
-    if text.startswith("Config group override"):  # Hydra does not say which
-        for override in OverridesParser.create().parse_overrides(overrides):
-            group = conf_dir() / override.key_or_group
-            if override.key_or_group and group.is_dir() and not isinstance(override.value(), str | list):
-                options = [path.stem for path in group.glob("*.yaml")]
-                return UserError(
-                    f"{override.input_line}: no such {group.name}; {nearest(_plain(override), options)}"
-                )
-    if not text.startswith("Could not override '"):
-        return error
-    key = text.split("'")[1]
-    keep = [o for o in overrides if o.startswith(("experiment=", "scale="))]
-    try:
-        cfg = compose("config", overrides=keep)
-    except ConfigCompositionException:
-        return error
-    return UserError(f"{key}: no such key; {nearest(key, _keys(cfg))} (a new key is written +{key}=...)")
-
-
-def _keys(cfg: Any, prefix: str = "") -> list[str]:
-    keys = []
-    for key in cfg:
-        path = f"{prefix}{key}"
-        keys.append(path)
-        if OmegaConf.is_dict(cfg) and OmegaConf.is_dict(cfg._get_node(key)):
-            keys += _keys(cfg._get_node(key), f"{path}.")
-    return keys
-
-
-def _values(override: Override) -> Any:
-    if not override.is_sweep_override():
-        return iter([_plain(override)])
-    interval = override.value()
-    if isinstance(interval, IntervalSweep):  # a search looks between its ends
-        return iter([str(interval.start), str(interval.end)])
-    return override.sweep_string_iterator()
-
-
-def _plain(override: Override) -> str:
-    return override.get_value_element_as_str() if override.value() is not None else "null"
-
-
-def _with(override: Override, value: Any) -> str:
-    if override.is_delete():
-        return override.input_line or ""
-    prefix = "++" if override.is_force_add() else "+" if override.is_add() else ""
-    return f"{prefix}{override.get_key_element().lstrip('+')}={value}"

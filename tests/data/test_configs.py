@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from lossatlas.data import Data, load
 from lossatlas.data.sources import KINDS
+from lossatlas.errors import UserError
 from lossatlas.paths import CHECKOUT, conf_dir
 
 FILES = sorted((conf_dir() / "data").glob("*.yaml"))
@@ -52,18 +53,69 @@ def test_the_data_sets_of_the_first_papers_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_fake_data_has_the_declared_shape_and_touches_no_disk(name: str, tmp_path: Path) -> None:
     held = OmegaConf.load(conf_dir() / "data" / f"{name}.yaml")
-    data = node(name, data_root=str(tmp_path / "never"))
+    quiet = {} if held.classes else {"noise": None}  # numbers take no label noise
+    data = node(name, data_root=str(tmp_path / "never"), **quiet)
     assert (len(data.train), len(data.test)) == (70, 30)
     assert list(data.shape) == list(held.shape)
     assert data.name == held.name == name
     batch = data.batch("train", torch.arange(8), train=True)
     assert list(batch.x.shape) == [8, *held.shape]
     assert batch.x.dtype == torch.float32
-    assert 0 <= int(data.train.y.min()) <= int(data.train.y.max()) < held.classes
-    assert (data.train.y != data.train.y_clean).any()
+    if held.classes:
+        assert 0 <= int(data.train.y.min()) <= int(data.train.y.max()) < held.classes
+        assert (data.train.y != data.train.y_clean).any()
+    else:
+        assert data.train.y.dtype == torch.float32
+        assert data.train.y.isfinite().all()
     assert not (tmp_path / "never").exists()
-    assert torch.equal(node(name).train.x, data.train.x)
+    assert torch.equal(node(name, **quiet).train.x, data.train.x)
     assert {s.kind for s in held.sources} <= set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"), [("digits", 1437, 360), ("diabetes", 354, 88), ("friedman1", 400, 2000)]
+)
+def test_sets_that_scikit_learn_brings(name: str, train: int, test: int, tmp_path: Path) -> None:
+    data = node(name, fake=False, limit=None, noise=None, data_root=str(tmp_path))
+    assert (len(data.train), len(data.test)) == (train, test)
+    held = OmegaConf.load(conf_dir() / "data" / f"{name}.yaml")
+    assert data.digest == held.get("sha256", data.digest)
+    assert data.train.y.dtype == (torch.int64 if held.classes else torch.float32)
+    varying = data.train.x.std(0, correction=0) > 0
+    torch.testing.assert_close(
+        data.train.x[:, varying].std(0, correction=0), torch.ones(int(varying.sum())), atol=1e-5, rtol=0
+    )
+
+
+def test_numbers_to_regress_are_as_they_are_and_features_raw_where_asked() -> None:
+    from sklearn.datasets import load_diabetes, make_friedman1
+
+    x, y = load_diabetes(return_X_y=True, scaled=False)
+    source = [
+        {
+            "kind": "formula",
+            "function": "sklearn.datasets.load_diabetes",
+            "args": {"return_X_y": True, "scaled": False},
+        }
+    ]
+    raw = load("d", 0, [10], source, test=88, standardise=False)
+    both = torch.cat([torch.cat([s.x, s.y[:, None]], 1) for s in (raw.train, raw.test)])
+    right = torch.tensor(np.column_stack([x, y]), dtype=torch.float32)
+    assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, right.tolist()))
+    drawn = [node("friedman1", fake=False, limit=None, noise=None, seed=seed) for seed in (0, 1)]
+    assert sorted(drawn[1].train.y.tolist() + drawn[1].test.y.tolist()) == sorted(
+        make_friedman1(2400, n_features=10, noise=1.0, random_state=1)[1].astype(np.float32).tolist()
+    )
+    assert drawn[0].digest != drawn[1].digest
+    with pytest.raises(UserError, match="noise changes class labels, d has numbers"):
+        load("d", 0, [10], fake=True, noise={"kind": "uniform", "rate": 0.3})
+
+
+def test_fake_numbers_follow_their_features() -> None:
+    data = load("toy", 0, [8], fake=True)
+    slope = torch.linalg.lstsq(data.train.x, data.train.y[:, None]).solution
+    left = data.test.y - (data.test.x @ slope)[:, 0]
+    assert left.var() < 0.05 * data.test.y.var()
 
 
 def test_fake_classes_can_be_told_apart() -> None:
@@ -168,7 +220,8 @@ def test_script_fetches_and_works_from_any_directory(
     monkeypatch.chdir("/")
     assert script.main(["toy", "--root", str(conf)]) == 0
     assert "[1/1] toy: 20 rows (files" in capsys.readouterr().out
-    assert np.load(conf / "toy.npz")["x"].shape == (20, 1)
+    (cache,) = conf.glob("toy-*.npz")
+    assert np.load(cache)["x"].shape == (20, 1)
 
 
 def test_script_reads_the_sets_of_experiments(script, conf: Path) -> None:
@@ -201,4 +254,4 @@ def test_script_says_one_line_and_exits_2(script, conf: Path, capsys, argv: list
 
 def test_script_goes_on_after_a_set_that_cannot_be_had(script, conf: Path) -> None:
     assert script.main(["gone", "toy", "--root", str(conf)]) == 2
-    assert (conf / "toy.npz").is_file()
+    assert list(conf.glob("toy-*.npz"))

@@ -175,7 +175,8 @@ def damage_empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_pickle, damage_empty])
 def test_a_damaged_cache_is_fetched_again_or_named(toy: dict, tmp_path: Path, damage, capsys) -> None:
-    first, cache = load(**toy), tmp_path / "root" / "toy.npz"
+    first = load(**toy)
+    (cache,) = (tmp_path / "root").glob("toy-*.npz")
     damage(cache)
     assert torch.equal(load(**toy).train.x, first.train.x)
     assert "damaged" in capsys.readouterr().err
@@ -183,15 +184,16 @@ def test_a_damaged_cache_is_fetched_again_or_named(toy: dict, tmp_path: Path, da
     assert "damaged" not in capsys.readouterr().err  # the good one took its place
     damage(cache)
     (tmp_path / "root" / "toy.dat").unlink()
-    with pytest.raises(UserError, match=r"toy.npz is damaged .* delete it") as caught:
+    with pytest.raises(UserError, match=r"toy-.*.npz is damaged .* delete it") as caught:
         load(**toy)
     assert "\n" not in str(caught.value)
 
 
 def test_a_declared_hash_is_checked_for_source_and_cache(toy: dict, tmp_path: Path) -> None:
     load(**toy)
-    right = str(np.load(tmp_path / "root" / "toy.npz")["sha256"])
-    load(**toy, sha256=right)
+    (cache,) = (tmp_path / "root").glob("toy-*.npz")
+    right = str(np.load(cache)["sha256"])
+    assert load(**toy, sha256=right).digest == right
     with pytest.raises(UserError, match="instead of 000000000000"):
         load(**toy, sha256="0" * 64)
 
@@ -258,9 +260,10 @@ def test_a_cached_set_loads_without_heavy_libraries(toy: dict, tmp_path: Path) -
     heavy = "pandas sklearn datasets torchvision pyarrow huggingface_hub"
     code = f"""
 import sys, torch
+from pathlib import PosixPath
 before = set(sys.modules)
 import lossatlas.data as data
-data.load("toy", 3, [3], [{{"kind": "files"}}], test=20, root={str(tmp_path / "root")!r})
+data.load(**{toy!r})
 print([name for name in {heavy.split()} if name in set(sys.modules) - before])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

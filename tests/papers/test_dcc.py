@@ -241,8 +241,8 @@ def test_tangent_kernel_is_the_sum_over_parameters():
 
 @pytest.mark.parametrize("operation", augment.OPERATIONS)
 def test_augmentation_is_differentiable_and_the_same_for_all_images(operation):
-    d = augment.Draw(operation, (0.3, 0.7, 0.9, 0.2))
-    x = randn(2, 1, 6, 6).requires_grad_()
+    d = augment.Draw(operation, torch.tensor([[0.3, 0.7, 0.9, 0.2]]))
+    x = randn(2, 3, 6, 6).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: augment.apply(x, d), (x,))
     twice = torch.cat([x, x]).detach()
     out = augment.apply(twice, d)
@@ -254,3 +254,49 @@ def test_augmentation_is_differentiable_and_the_same_for_all_images(operation):
 def test_augmentation_draws_every_operation():
     g = stream(0, "draws")
     assert {augment.draw(g).operation for _ in range(100)} == set(augment.OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", augment.OPERATIONS)
+def test_images_with_numbers_of_their_own_are_changed_as_each_alone(operation):
+    x, u = randn(5, 3, 8, 8), torch.rand(5, 4, generator=stream(0, "u"))
+    together = augment.apply(x, augment.Draw(operation, u))
+    for k in range(5):
+        torch.testing.assert_close(
+            together[k : k + 1], augment.apply(x[k : k + 1], augment.Draw(operation, u[k : k + 1]))
+        )
+    if operation != "flip":
+        one = augment.apply(x[:1].expand(5, -1, -1, -1), augment.Draw(operation, u))
+        assert not all(one[0].allclose(other) for other in one[1:])
+    with pytest.raises(ValueError, match="all 5 images"):
+        augment.apply(x, augment.Draw(operation, u[:2]))
+
+
+def test_augmentation_has_the_ranges_of_its_authors():
+    """Colour by hand; the scale is uniform in [1/1.2, 1.2], read off the border of an enlarged constant image."""
+    x = randn(1, 3, 4, 4)
+    u = torch.tensor([[0.25, 0.0, 0.9, 0.2]], dtype=f64)
+    y = x + 0.4
+    y = 0.5 * (y - y.mean(1, keepdim=True)) + y.mean(1, keepdim=True)
+    y = 0.7 * (y - y.mean()) + y.mean()
+    torch.testing.assert_close(augment.apply(x, augment.Draw("colour", u)), y)
+    grey = augment.apply(x, augment.Draw("colour", torch.tensor([[0.0, 0.0, 0.5, 0.5]], dtype=f64)))
+    torch.testing.assert_close(grey, x.mean(1, keepdim=True).expand_as(x))  # saturation 0
+    ramp = torch.linspace(-63 / 64, 63 / 64, 64, dtype=f64).expand(1, 1, 64, 64)  # its value is its place
+    for at, factor in ((0.0, 1 / 1.2), (0.5, (1.2 + 1 / 1.2) / 2), (1.0, 1.2)):
+        d = augment.Draw("scale", torch.tensor([[0.0, at, 0.0, 0.0]], dtype=f64))
+        middle = augment.apply(ramp, d)[0, 0, 32, 20:44]
+        torch.testing.assert_close(middle, factor * ramp[0, 0, 32, 20:44])
+
+
+def test_shift_and_cutout_by_hand():
+    x = torch.arange(1.0, 65.0, dtype=f64).view(1, 1, 8, 8)
+    moved = augment.apply(
+        x, augment.Draw("shift", torch.tensor([[0.0, 0.99, 0.0, 0.0]]))
+    )  # one down, one left
+    expected = torch.zeros(8, 8, dtype=f64)
+    expected[1:, :-1] = x[0, 0, :-1, 1:]
+    assert moved[0, 0].equal(expected)
+    cut = augment.apply(x, augment.Draw("cutout", torch.tensor([[0.0, 0.5, 0.0, 0.0]])))[0, 0]
+    hole = cut == 0
+    assert hole[:2, 2:6].all()
+    assert hole.sum() == 8

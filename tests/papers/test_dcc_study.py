@@ -217,3 +217,26 @@ def test_everything_follows_the_images_precision(cli, outputs, words):
         "callbacks.progress=false",
     )
     assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize(("ipc", "loops"), [(1, (10, 5, 5)), (10, (10, 50, 10)), (50, (50, 10, 10))])
+def test_moves_epochs_and_warmup_follow_the_images_a_class(ipc, loops):
+    from hydra import compose, initialize_config_dir
+
+    from lossatlas.paths import conf_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        cfg = compose("config", overrides=["experiment=dcc_condense", f"ipc={ipc}"])
+    assert (cfg.module.inner, cfg.module.epochs_net, cfg.arms.dcc_warmup.warmup_inner) == loops
+
+
+def test_images_a_class_that_the_paper_does_not_have_need_their_loops(cli):
+    answer = cli(
+        "experiment=dcc_condense",
+        "scale=smoke",
+        "ipc=2",
+        "module.epochs_net=null",
+        "callbacks.progress=false",
+    )
+    assert answer.code != 0
+    assert "module.epochs_net" in answer.out + answer.err

@@ -10,7 +10,7 @@ import yaml
 from hydra.utils import instantiate
 from torch.testing import assert_close
 
-from lossatlas.diffusion import Mixture, ReplicaMLP, log_uniform, score_matching_loss
+from lossatlas.diffusion import Mixture, log_uniform, score_matching_loss
 from lossatlas.papers.f_distill import (
     ForwardKL,
     Jeffreys,
@@ -29,6 +29,7 @@ from lossatlas.papers.f_distill import (
 from lossatlas.papers.f_distill.moments import add_moments, log_second_moment
 from lossatlas.papers.f_distill.points import mode_metrics
 from lossatlas.paths import conf_dir
+from lossatlas.replicas import ReplicaMLP
 from lossatlas.seeding import stream
 
 SIX = (ReverseKL, ForwardKL, JensenShannon, SquaredHellinger, Jeffreys, SoftenedReverseKL)

@@ -94,6 +94,20 @@ def test_a_file_of_preferences(tmp_path, model):
     assert pairs.winner.ids[0][pairs.winner.response[0]].tolist() == [*answer, model.eos]
 
 
+def test_lines_of_preferences_end_in_a_newline_only(tmp_path, model):
+    """before: U+2028 and U+0085 inside a text, which JSON allows, cut its line in two; a BOM and Latin-1 broke it."""
+    row = {"prompt": "a", "chosen": "b\u2028\u0085b", "rejected": "c"}
+    text = "\ufeff" + "".join(json.dumps(row, ensure_ascii=False) + end for end in ("\r\n", "\n\n", "\n"))
+    (tmp_path / "p.jsonl").write_bytes(text.encode())
+    assert len(read_preferences(tmp_path / "p.jsonl", model)) == 3
+    (tmp_path / "p.jsonl").write_bytes(json.dumps(row).encode() + b"\n\xe9\n")
+    with pytest.raises(UserError, match=r"line 2, is not utf-8 \(byte 0xe9\)"):
+        read_preferences(tmp_path / "p.jsonl", model)
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n\n{}\n")
+    with pytest.raises(UserError, match="line 3: a JSON object"):  # as an editor counts
+        read_preferences(tmp_path / "p.jsonl", model)
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

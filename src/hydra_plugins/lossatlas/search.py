@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ NEVER = ("seed", "arm", "experiment", "scale", "grid")  # what is compared or re
 
 
 class OptunaSweeper(Sweeper):
-    """`hydra/sweeper=optuna`: maximises the objective that runs return (val/top1, else test/top1).
+    """`hydra/sweeper=optuna`: minimises or maximises the objective that runs return (`objective` of the config).
 
     Swept keys of the command line and of `search` are dimensions, except seeds (each trial's objective is the mean
     over them), arms and the study's conditions (each of their combinations gets a search of its own, with
@@ -69,8 +70,9 @@ class OptunaSweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         own = [f"{key}={value}" for key, value in self.search.items()]
         fixed, cells, seeds, space = self._split(OverridesParser.create().parse_overrides([*arguments, *own]))
-        if OmegaConf.select(self.config, "data.val_fold") is None:
-            print("searching without data.val_fold: the objective is a test metric", file=sys.stderr)
+        self.metric = OmegaConf.select(self.config, "objective.metric") or "objective"
+        if self.metric.startswith("test/") and OmegaConf.select(self.config, "data.val_fold") is None:
+            print(f"searching without data.val_fold: {self.metric} is a test metric", file=sys.stderr)
         dimensions = {key: distribution(optuna, override) for key, override in space.items()}
         return [
             self._search(optuna, dimensions, fixed, list(cell), seeds) for cell in itertools.product(*cells)
@@ -114,7 +116,7 @@ class OptunaSweeper(Sweeper):
 
         name = " ".join(cell) or "search"
         study = optuna.create_study(
-            direction="maximize",
+            direction=OmegaConf.select(self.config, "objective.direction") or "maximize",
             sampler=instantiate(self.sampler),
             storage=self.storage,
             study_name=name if self.storage else None,
@@ -142,11 +144,14 @@ class OptunaSweeper(Sweeper):
         return [None if None in group else statistics.fmean(group) for group in groups]
 
     def _report(self, optuna: Any, study: Any, name: str) -> dict[str, Any]:
+        from lossatlas.jobs import FRUITLESS, SWEEP_ENV
         from lossatlas.records import write_text
 
         done = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
         found: dict[str, Any] = {
             "search": name,
+            "metric": self.metric,
+            "direction": study.direction.name.lower(),
             "trials": [
                 {"params": t.params, "objective": t.value, "state": t.state.name} for t in study.trials
             ],
@@ -154,9 +159,11 @@ class OptunaSweeper(Sweeper):
         if done:
             found["best"] = {"params": study.best_params, "objective": study.best_value}
             words = " ".join(f"{key}={value}" for key, value in study.best_params.items())
-            print(f"{name}: best objective {study.best_value:.4f} of {len(done)} trials: {words}")
+            print(f"{name}: best {self.metric} {study.best_value:.4f} of {len(done)} trials: {words}")
         else:
-            print(f"{name}: no trial of {len(study.trials)} returned an objective", file=sys.stderr)
+            print(f"{name}: no trial of {len(study.trials)} returned {self.metric}", file=sys.stderr)
+            if sweep := os.environ.get(SWEEP_ENV):
+                (Path(sweep) / FRUITLESS).touch()  # the command's exit code is not 0
         experiment = str(self.config.hydra.runtime.choices.experiment)
         folder = Path(str(self.config.output_root)) / experiment / str(self.config.scale) / "_search"
         slug = "-".join(word.split("=")[-1] for word in name.split())

@@ -37,6 +37,10 @@ class SourceError(Exception):
     """Why one source gave nothing, in one line."""
 
 
+class Unreachable(SourceError):
+    """The source is not to be had from this machine; from another one it may be."""
+
+
 def read_file(path: Path) -> bytes:
     """A regular file's bytes.
 

@@ -56,6 +56,7 @@ class Data:
         mean, std: (C,) of pixels in [0, 1], images only.
         augment: what is done to raw training images, or None.
         source: where the bytes came from, for the record.
+        digest: sha256 of the canonical rows or the text before any split, limit or noise; "" for made-up rows.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Data:
     std: Tensor | None = None
     augment: Augment | TwoViews | None = None
     source: str = ""
+    digest: str = ""
     _drawn: dict[int, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from lossatlas.data.cache import first_line, say, writable
 from lossatlas.data.sources import label
+from lossatlas.data.transport import SourceError, Unreachable
 from lossatlas.errors import UserError
 
 Held = TypeVar("Held")
@@ -36,23 +37,27 @@ def first_that_works(
     Raises:
         UserError: none worked; names every source, its reason and the command that would fetch it.
     """
-    failures = []
+    failures, unreachable = [], not sources
     for position, entry in enumerate(sources):
         try:
             return attempt(entry), label(entry)
         except UserError:
             raise
         except Exception as error:  # libraries raise anything here; the reason is kept
+            # what was read and is wrong stays wrong wherever it is fetched
+            unreachable |= isinstance(error, Unreachable) or not isinstance(
+                error, SourceError | ValueError | LookupError | TypeError | AttributeError | ImportError
+            )
             reason = f"no key {error} in its entry" if isinstance(error, KeyError) else first_line(error)
             failures.append(f"{label(entry)} ({reason})")
             following = f", trying {label(sources[position + 1])}" if position + 1 < len(sources) else ""
             say(f"{name}: {failures[-1]} failed{following}")
     told = f"{damage}, delete it; " if damage else ""
     tried = "; ".join(failures) or "its conf/data file names none"
-    raise UserError(
-        f"{name}: {told}no source worked: {tried}. On a machine that reaches one: "
-        f"python scripts/fetch_data.py {name}"
-    )
+    then = "mend the file, or what the data set's declaration says of it"
+    if unreachable:
+        then = f"On a machine that reaches one: python scripts/fetch_data.py {name}"
+    raise UserError(f"{name}: {told}no source worked: {tried}. {then[0].upper()}{then[1:]}")
 
 
 def fetch_once(
@@ -60,7 +65,7 @@ def fetch_once(
     path: Path,
     read: Reader[Held],
     fresh: Callable[[str], tuple[Held, str]],
-    write: Callable[[Held, str], None],
+    write: Callable[[Held, str], bool | None],
     rows: Callable[[Held], str],
     refresh: bool = False,
 ) -> tuple[Held, str]:
@@ -71,7 +76,7 @@ def fetch_once(
         path: the cache, for messages; its folder holds the lock.
         read: the cache's contents and their source, None where there is none, ValueError where damaged.
         fresh: from the cache's damage ("" where there is none) to contents and source.
-        write: keeps contents and source.
+        write: keeps contents and source; False where they are not to be kept.
         rows: how much was fetched, for the message.
         refresh: fetch again what is there already.
 
@@ -93,10 +98,11 @@ def fetch_once(
         if damage:
             say(f"{name}: {damage}; fetching it again")
         found, source = fresh(damage)
-        write(found, source)
+        kept = write(found, source) is not False
     finally:
         lock.release()
-    say(f"{name}: {rows(found)} from {source}, kept in {path}")
+    if kept:
+        say(f"{name}: {rows(found)} from {source}, kept in {path}")
     return found, source
 
 

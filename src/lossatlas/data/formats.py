@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossatlas.data import plain
 from lossatlas.data.archives import read_idx_array, read_npy_array
+from lossatlas.data.plain import decoded, is_missing, plain_text, spellings
 from lossatlas.data.table import Spec, Table
 
 if TYPE_CHECKING:
@@ -18,24 +20,151 @@ Options = Mapping[str, Any]
 
 
 def read_csv(files: Files, options: Options, spec: Spec) -> Table:
-    """One delimited text without header; columns are numbers, negative ones from the end."""
+    """Delimited text: one file, or one with `train` and one with `test` in its name, joined by the header's names.
+
+    Args:
+        options: of `read_frames`, and `sep` (a comma), `encoding` (utf-8), `header: true` where the first line names
+            the columns. Without a header columns are numbers, negative ones from the end.
+
+    Raises:
+        ValueError: rows of another width, a header that is not declared or declared and not there, another encoding.
+    """
+    frames = {}
+    for name, data in files.items():
+        last = name.rsplit("/", 1)[-1]
+        named = next((split for split in ("test", "train") if split in last), last)
+        text = decoded(data, last, str(options.get("encoding", "utf-8")))
+        frames["train" if len(files) == 1 else named] = _frame(text, options, spec)
+    if len(files) > 1 and set(frames) != {"train", "test"}:
+        raise ValueError(f"one file, or one of train and one of test, expected, got {', '.join(files)}")
+    return read_frames(frames, options, spec)
+
+
+def _frame(text: str, options: Options, spec: Spec) -> "pd.DataFrame":
+    """One file; columns whose text matters (the label, `part`, all of them for `onehot`) stay text."""
     import pandas as pd
 
-    (text,) = files.values()
-    sep, first = options.get("sep", ","), text[: 1 << 20].split(b"\n", 1)[0].decode("utf-8", "replace")
+    text = text.lstrip("\r\n")
+    sep, first = options.get("sep", ","), text.split("\n", 1)[0]
     columns = len(re.split(sep, first) if len(sep) > 1 else first.split(sep))
     if columns > max(1000, 4 * spec.shape[0]):  # pandas makes an object of every column
         raise ValueError(f"rows of {spec.shape[0]} features expected, the first line has {columns} columns")
+
     # round_trip: pandas' quick parser may miss the nearest float by a bit
-    frame = pd.read_csv(
-        io.BytesIO(text),
-        header=None,
-        sep=sep,
-        skipinitialspace=True,
-        float_precision="round_trip",
-        keep_default_na=True,
+    exact: Any = (
+        {"float_precision": "round_trip", "low_memory": False} if len(sep) == 1 or sep == r"\s+" else {}
     )
-    return read_frame(frame, options, spec)
+
+    def read(**more: Any) -> "pd.DataFrame":
+        return pd.read_csv(
+            io.StringIO(text),
+            header=None,
+            sep=sep,
+            skipinitialspace=True,
+            keep_default_na=False,
+            **exact,
+            **more,
+        )
+
+    head = read(nrows=1, dtype=str)
+    names, skip = list(range(head.shape[1])), 0
+    if options.get("header"):
+        names, skip = [plain_text(v) for v in head.iloc[0]], 1
+        if all(is_number(v) for v in names):
+            raise ValueError("the first line holds numbers and no names: leave out `header: true`")
+    texts = set(names) if options.get("onehot") else {resolved(k, names) for k in _text_columns(options)}
+    frame = read(
+        skiprows=skip, dtype=dict.fromkeys((k for k, name in enumerate(names) if name in texts), str)
+    )
+    if frame.shape[1] != len(names):
+        raise ValueError(f"{len(names)} columns are named, the rows have {frame.shape[1]}")
+    frame.columns = pd.Index(names)
+    if not skip:
+        _no_header(frame, texts, options, spec)
+    return frame
+
+
+def _text_columns(options: Options) -> list[str | int]:
+    part = options.get("part")
+    return [
+        *([] if options.get("y", -1) is None else [options.get("y", -1)]),
+        *([part["column"]] if part else []),
+    ]
+
+
+def _no_header(frame: "pd.DataFrame", texts: set, options: Options, spec: Spec) -> None:
+    """Raises ValueError where the first line can only be names of columns."""
+    if len(frame) < 2:
+        return
+    columns = list(frame.columns)
+    first, label = frame.iloc[0], resolved(options.get("y", -1), columns)
+    rest = frame.iloc[1:51]  # a few rows tell
+    named = [
+        c for c in columns if c not in texts and _is_word(first[c]) and all(is_number(v) for v in rest[c])
+    ]
+    if spec.classes:
+        known = spellings(_names(spec))
+        odd = _label_text(first[label], spec) not in known
+        odd = odd and all(_label_text(v, spec) in known for v in rest[label])
+    else:
+        odd = _is_word(first[label]) and all(is_number(v) for v in rest[label])
+    if (odd and (named or options.get("onehot"))) or 2 * len(named) > len(columns) - len(texts) > 0:
+        shown = ", ".join(map(str, first))[:60]
+        raise ValueError(
+            f"the first line looks like a header ({shown}): declare `header: true` on this source"
+        )
+
+
+def _is_word(value: object) -> bool:
+    """Whether a cell is neither a number nor one of the usual signs of a missing one."""
+    text = str(value).strip().lower()
+    return not is_number(value) and text.lstrip("+-") not in (
+        "",
+        "?",
+        "na",
+        "n/a",
+        "nan",
+        "null",
+        "none",
+        "inf",
+    )
+
+
+def resolved(key: str | int, names: list) -> Any:
+    """The column that an option means: its name, or its number, negative ones from the end."""
+    if key in names and not (isinstance(key, int) and key < 0):
+        return key
+    if isinstance(key, int) and -len(names) <= key < len(names):
+        return names[key]
+    raise ValueError(f"the source has no column {key!r}, it has {', '.join(map(str, names))[:120]}")
+
+
+def read_frames(frames: "Mapping[str, pd.DataFrame]", options: Options, spec: Spec) -> Table:
+    """Splits joined by the names of their columns: `train` alone, or `train` and `test`.
+
+    Raises:
+        ValueError: two columns of one name, columns that only one split has, no training rows.
+    """
+    import pandas as pd
+
+    for split, frame in frames.items():
+        names = [str(c) for c in frame.columns]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"{split} has two columns {twice[0]!r}: give each a name of its own")
+    if "train" not in frames:
+        raise ValueError(f"the train split is missing, the source has {', '.join(frames)}")
+    if set(frames) == {"train"}:
+        return read_frame(frames["train"], options, spec)
+    train, test = frames["train"], frames["test"]
+    for one, other, name in ((train, test, "train"), (test, train, "test")):
+        if alone := [c for c in one.columns if c not in set(other.columns)]:
+            raise ValueError(f"only {name} has the column {alone[0]!r}: both splits need the same columns")
+    if options.get("part"):
+        raise ValueError("the source has splits of its own: leave out `part`")
+    joined: Any = pd.concat([train, test[list(train.columns)]], ignore_index=True)
+    whole = read_frame(joined, options, spec)
+    part = np.repeat(np.array([0, 1], np.uint8), [len(train), len(test)])
+    return Table(whole.x, whole.y, part)
 
 
 def read_frame(frame: "pd.DataFrame", options: Options, spec: Spec) -> Table:
@@ -48,31 +177,57 @@ def read_frame(frame: "pd.DataFrame", options: Options, spec: Spec) -> Table:
             as text (a missing one is a value of its own). A column is a name or a number.
         spec: names of the labels and the shape.
     """
-    import pandas as pd
-
     names = list(frame.columns)
-
-    def column(key: str | int) -> Any:
-        if key in names and not (isinstance(key, int) and key < 0):
-            return key
-        if isinstance(key, int) and -len(names) <= key < len(names):
-            return names[key]
-        raise ValueError(f"the source has no column {key!r}, it has {', '.join(map(str, names))[:120]}")
-
-    label, part = column(options.get("y", -1)), options.get("part")
-    left_out = {label, *(column(k) for k in options.get("drop") or ())}
+    label, part = resolved(options.get("y", -1), names), options.get("part")
+    left_out = {label, *(resolved(k, names) for k in options.get("drop") or ())}
     parts = None
     if part:
-        left_out.add(column(part["column"]))
-        test = {plain_text(v) for v in part["test"]}
-        parts = np.array([plain_text(v) in test for v in frame[column(part["column"])]], dtype=np.uint8)
-    features: Any = frame[[c for c in names if c not in left_out]]
+        column = resolved(part["column"], names)
+        left_out.add(column)
+        test = spellings([plain_text(v) for v in part["test"]])
+        parts = np.array([plain_text(v) in test for v in frame[column]], dtype=np.uint8)
+    features = [c for c in names if c not in left_out]
+    if not features:
+        raise ValueError("no column is left for the features")
     if options.get("onehot"):
-        x = np.hstack([_onehot(features[c].map(plain_text).to_numpy(str)) for c in features])
+        x = np.hstack([_onehot(np.array([_category(v) for v in frame[c]])) for c in features])
     else:
-        x = features.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        x = np.stack([numbers(frame[c], c) for c in features], axis=1)
     y = label_numbers(frame[label].tolist(), spec)
     return Table(x.reshape(len(y), *spec.shape) if x.size == len(y) * np.prod(spec.shape) else x, y, parts)
+
+
+def numbers(column: Any, name: object) -> np.ndarray:
+    """A column (n,) as float64; what is no number is NaN.
+
+    Raises:
+        ValueError: dates, or whole numbers beyond 2^53, which float64 would round.
+    """
+    import pandas as pd
+
+    if column.dtype.kind in "mM":
+        raise ValueError(f"column {name!r} holds dates: drop it or write numbers")
+    found: Any = pd.to_numeric(column, errors="coerce")
+    values = found.to_numpy(np.float64)
+    if found.dtype.kind in "iu" and len(found) and np.abs(values).max() > 2.0**53:
+        exact = found.to_numpy()
+        if not all(int(a) == int(b) for a, b in zip(values.tolist(), exact.tolist(), strict=True)):
+            raise ValueError(
+                f"column {name!r} holds whole numbers beyond 2^53, which are rounded: drop or shift it"
+            )
+    return values
+
+
+def is_number(value: object) -> bool:
+    """Whether a cell is a number or the text of one."""
+    try:
+        return bool(np.isfinite(float(value)))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _category(value: object) -> str:
+    return "nan" if is_missing(value) or value == "" else plain_text(value)
 
 
 def _onehot(column: np.ndarray) -> np.ndarray:
@@ -81,28 +236,29 @@ def _onehot(column: np.ndarray) -> np.ndarray:
 
 
 def label_numbers(values: Sequence[Any], spec: Spec) -> np.ndarray:
-    """Class numbers of labels as a source spells them.
+    """Class numbers of labels as a source spells them, or the numbers themselves where there are no classes.
 
     Raises:
-        ValueError: a label that is not declared.
+        ValueError: a label that is not declared, a y that is no number.
     """
-    texts = [plain_text(v) for v in values]
-    known = {name: k for k, name in enumerate(spec.labels or map(str, range(spec.classes)))}
-    row = next((i for i, text in enumerate(texts) if text not in known), None)
+    if spec.classes:
+        return plain.label_numbers([_label_text(v, spec) for v in values], _names(spec))
+    row = next((i for i, v in enumerate(values) if not is_number(v)), None)
     if row is not None:
-        raise ValueError(
-            f"labels must be among {', '.join(list(known)[:8])}.., row {row} holds {texts[row]!r}"
-        )
-    return np.array([known[t] for t in texts], dtype=np.int64)
+        raise ValueError(f"y must be finite numbers, row {row} holds {values[row]!r}")
+    return np.array([float(v) for v in values], dtype=np.float64)
 
 
-def plain_text(value: object) -> str:
-    """A label's text: 3, 3.0, "3" and " 3" are the same label."""
-    if isinstance(value, bytes):
-        value = value.decode()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+def _names(spec: Spec) -> list[str]:
+    return list(spec.labels or map(str, range(spec.classes)))
+
+
+def _label_text(value: object, spec: Spec) -> str:
+    """A label's text; where no names are declared labels are numbers, and 007 is 7."""
+    if is_missing(value):
+        return ""
+    text = plain_text(value)
+    return str(int(text)) if spec.labels is None and re.fullmatch(r"-?\d+", text) else text
 
 
 def read_idx(files: Files, options: Options, spec: Spec) -> Table:
@@ -147,28 +303,6 @@ def read_cifar(files: Files, options: Options, spec: Spec) -> Table:
         raise ValueError("training and test batches are expected, one of them is missing")
     train, test = (np.concatenate(r) for r in records)
     return join_parts(*((r[:, skip + 1 :].reshape(-1, *spec.shape), r[:, skip]) for r in (train, test)))
-
-
-def decode_images(encoded: Sequence[bytes], shape: Sequence[int]) -> np.ndarray:
-    """PNG or JPEG bytes to (n, C, H, W) uint8; the size is checked before an image is decoded."""
-    from PIL import Image
-
-    C, H, W = shape
-    mode = {1: "L", 3: "RGB"}[C]
-    out = np.empty((len(encoded), H, W, C), np.uint8)
-    for row, data in enumerate(encoded):
-        try:
-            with Image.open(
-                io.BytesIO(data), formats=("PNG", "JPEG")
-            ) as image:  # no decoder that runs programs
-                if image.size == (W, H):
-                    out[row] = np.asarray(image.convert(mode)).reshape(H, W, C)
-                size = image.size
-        except (OSError, SyntaxError, Image.DecompressionBombError, TypeError) as error:
-            raise ValueError(f"row {row} holds no whole PNG or JPEG image") from error
-        if size != (W, H):
-            raise ValueError(f"images must be {W} x {H}, row {row} is {size[0]} x {size[1]}")
-    return np.ascontiguousarray(out.transpose(0, 3, 1, 2))
 
 
 def join_parts(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Table:

@@ -1,16 +1,17 @@
 """Corpora that come tokenised, one sentence a line, with their own training, validation and test files."""
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lossatlas.data.cache import Place, atomic, make_place, writable
+from lossatlas.data.cache import Place, kept_text, make_place, sha_of
 from lossatlas.data.fetching import check_kinds, fetch_once, first_that_works
-from lossatlas.data.sources import Entry, installed_files
+from lossatlas.data.plain import decoded, text_lines
+from lossatlas.data.sources import Entry, installed_files, local_sums
 from lossatlas.data.text import Verses, fake_verses
-from lossatlas.data.transport import SourceError, download, verify
+from lossatlas.data.transport import Unreachable, download, verify
 
 PARTS = ("train", "val", "test")
 
@@ -59,27 +60,25 @@ def fetch_lines(
 ) -> tuple[tuple[str, ...], str]:
     """The three parts and their source: from the cache, else from the first source that works."""
     check_kinds(name, sources, list(KINDS))
-    path = place.root / f"{name}.txt"
+    kept = kept_text(name, sha256, place, sources, lambda: local_sums(sources, lambda e: _paths(e, place)))
 
     def read() -> tuple[tuple[str, ...], str] | None:
-        if not path.is_file():
-            return None
-        return _checked(tuple(path.read_text(encoding="utf-8").split("\f")), sha256), "cache"
+        held = kept.read()
+        return held and (_checked(tuple(decoded(held[0], kept.path.name).split("\f")), sha256), held[1])
 
     def attempt(entry: Entry) -> tuple[str, ...]:
         files = KINDS[entry["kind"]](entry, place)
-        return _checked(tuple(files[n].decode("utf-8").strip() for n in entry["files"]), sha256)
-
-    def write(parts: tuple[str, ...], source: str) -> None:
-        with writable(place.root), atomic(path) as temporary:
-            temporary.write_text("\f".join(parts), encoding="utf-8", newline="\n")
+        texts = [decoded(files[n], n).replace("\r\n", "\n").strip() for n in entry["files"]]
+        if torn := [n for n, text in zip(entry["files"], texts, strict=True) if "\f" in text]:
+            raise ValueError(f"{torn[0]} holds a form feed, which parts the cache: take it out")
+        return _checked(tuple(texts), sha256)
 
     return fetch_once(
         name,
-        path,
+        kept.path,
         read,
         fresh=lambda damage: first_that_works(name, sources, attempt, damage),
-        write=write,
+        write=lambda parts, source: kept.write("\f".join(parts), source),
         rows=lambda parts: f"{sum(part.count(chr(10)) + 1 for part in parts)} sentences",
         refresh=refresh,
     )
@@ -90,17 +89,31 @@ def _checked(parts: tuple[str, ...], sha256: str | None) -> tuple[str, ...]:
         raise ValueError(
             f"a training, a validation and a test part expected, the source holds {len(parts)} or an empty one"
         )
-    found = hashlib.sha256("\f".join(parts).encode()).hexdigest()
+    found = _digest(parts)
     if sha256 and found != sha256:
         raise ValueError(f"its sentences have sha256 {found[:12]}.. instead of {sha256[:12]}..")
     return parts
 
 
+def _digest(parts: Sequence[str]) -> str:
+    return sha_of("\f".join(parts))
+
+
+def lines_digest(node: Mapping[str, Any]) -> str:
+    """`Verses.digest` of a conf/data node; "" where the sentences are made up."""
+    if node.get("fake"):
+        return ""
+    place = make_place(node.get("root"), node.get("mirrors"))
+    return node.get("sha256") or _digest(fetch_lines(node["name"], node.get("sources") or (), None, place)[0])
+
+
 def _arranged(parts: Sequence[str], source: str) -> Verses:
-    lines = [part.splitlines() for part in parts]
+    lines = [text_lines(part) for part in parts]
     book = np.repeat(np.arange(len(PARTS)), [len(part) for part in lines])
     text = tuple(f"{line.strip()} <eos>" for part in lines for line in part)
-    return Verses(text, book, book, np.zeros(len(text), bool), PARTS, source)
+    return Verses(
+        text, book, book, np.zeros(len(text), bool), PARTS, source, "" if source == "fake" else _digest(parts)
+    )
 
 
 def _from_url(entry: Entry, place: Place) -> dict[str, bytes]:
@@ -114,7 +127,24 @@ def _from_folders(entry: Entry, place: Place) -> dict[str, bytes]:
         held = folder / str(entry.get("path", ""))
         if all((held / n).is_file() for n in entry["files"]):
             return {n: verify((held / n).read_bytes(), sums or {}, n) for n, sums in entry["files"].items()}
-    raise SourceError(f"{', '.join(entry['files'])} not in a mirror or {place.root}")
+    raise Unreachable(f"{', '.join(entry['files'])} not in a mirror or {place.root}")
+
+
+def _paths(entry: Entry, place: Place) -> dict[str, Path]:
+    """The files that a source would read on this machine."""
+    if entry["kind"] == "installed":
+        return {n: Path(entry["path"]) / n for n in entry["files"]}
+    if entry["kind"] == "files":
+        held = [folder / str(entry.get("path", "")) for folder in (*place.mirrors, place.root)]
+        return next(
+            (
+                {n: h / n for n in entry["files"]}
+                for h in held
+                if all((h / n).is_file() for n in entry["files"])
+            ),
+            {},
+        )
+    return {}
 
 
 def _from_hub(entry: Entry, place: Place) -> dict[str, bytes]:

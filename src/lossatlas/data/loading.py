@@ -1,6 +1,7 @@
 """From a declaration in conf/data to tensors: fetch once, cache, split, standardise, cut, add noise."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import torch
 from torch import Tensor
 
 from lossatlas.data.augment import make_augment
-from lossatlas.data.cache import Place, cache_path, make_place, read_cache, write_cache
+from lossatlas.data.cache import Place, cache_path, cached_digest, make_place, read_cache, say, write_cache
 from lossatlas.data.core import Data, Split
 from lossatlas.data.fake import fake_table
 from lossatlas.data.fetching import check_kinds, fetch_once, first_that_works
 from lossatlas.data.noise import check_noise, noisy_labels
-from lossatlas.data.sources import KINDS
+from lossatlas.data.plain import plain_text
+from lossatlas.data.sources import KINDS, label, local_paths, local_sums
 from lossatlas.data.table import Spec, Table, canonical, check_spec, check_table, digest
 from lossatlas.errors import UserError
 from lossatlas.seeding import stream
 
 FOLDS = 5
+COLLAPSED = 0.01  # share of a column's distinct values that may fall together in float32 without a line
 Entries = Sequence[Mapping[str, Any]]
 
 
@@ -43,15 +46,19 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     augment: str | Mapping[str, Any] = "none",
+    standardise: bool = True,
 ) -> Data:
     """A data set in memory; the first source that works is cached and used from then on.
+
+    The cache belongs to this declaration and, for files on this machine, to what they hold: where either changes the
+    rows are read anew. A declared `sha256` of the rows stands for both.
 
     Order of things: canonical rows, permutation by `split_seed`, test rows, standardisation by the mean and
     deviation of all training rows, noise on all training labels, `limit`, validation fold. So neither a
     limit nor a fold changes a row or a label that stays.
 
     Args:
-        name, classes, shape, sources, sha256, labels: the declaration, see conf/data.
+        name, classes, shape, sources, sha256, labels: the declaration, see conf/data; labels are compared as text.
         test: rows of the test split, where the source has no split of its own.
         split_seed: of the permutation, >= 0; the same for every run.
         confusable: pairs that class-dependent noise swaps.
@@ -64,6 +71,7 @@ def load(
         mirrors: folders in the hub's layout; empty means LOSSATLAS_MIRRORS.
         mean, std: per channel, of pixels in [0, 1].
         augment: of training images: none, crop, flip, flip_crop, two_views, or a mapping, see `make_augment`.
+        standardise: false keeps the features of a table as they are. classes: 0 makes y float32 numbers, as they are.
 
     Raises:
         UserError: a wrong setting, or no source gave the declared rows.
@@ -72,33 +80,38 @@ def load(
         >>> load("toy", 3, [4], fake=True).train.x.shape
         torch.Size([512, 4])
     """
-    spec = make_spec(name, classes, shape, sha256, labels)
+    spec = make_spec(name, classes, shape, sha256, labels, standardise)
+    scale = [_per_channel(key, v, spec) for key, v in (("mean", mean), ("std", std))]
     keep = _check_settings(limit, val_fold, seed, split_seed)
     rate = (noise or {}).get("rate", 0.0)
-    if noise:
+    if noise and rate and not classes:
+        raise UserError(
+            f"noise changes class labels, {name} has numbers to be regressed: take noise=u00 or leave it out"
+        )
+    if noise and classes:
         check_noise(noise.get("kind", ""), rate, classes, confusable)
     if fake:
         table, source = fake_table(spec, keep["train"], keep["test"], split_seed), "fake"
     else:
         table, source = fetch(spec, sources, make_place(root, mirrors))
     train, held_out = split_rows(table, test, split_seed)
-    (x, y), (x_test, y_test) = _tensors(table, train, held_out)
+    (x, y), (x_test, y_test) = _tensors(table, train, held_out, spec)
     given = y
-    if noise and rate:
+    if noise and rate and classes:
         given = noisy_labels(y, noise["kind"], rate, classes, confusable, stream(seed, "noise"))
     whole = Split(*_cut(keep["train"], x, given, y))
     part, val = _fold(whole, val_fold)
-    as_channel = [None if v is None else torch.tensor(list(v), dtype=torch.float32) for v in (mean, std)]
     return Data(
         name=name,
         classes=classes,
         train=part,
         test=Split(*_cut(keep["test"], x_test, y_test, y_test)),
         val=val,
-        mean=as_channel[0],
-        std=as_channel[1],
+        mean=scale[0],
+        std=scale[1],
         augment=make_augment(augment, spec.shape),
         source=source,
+        digest=table.sha256,
     )
 
 
@@ -116,22 +129,58 @@ def fetch(
         table = KINDS[entry["kind"]](entry, spec, place)
         check_table(table, spec)
         table = canonical(table)
-        if spec.sha256 and (found := digest(table)) != spec.sha256:
+        found = digest(table)
+        if spec.sha256 and found != spec.sha256:
             raise ValueError(f"its rows have sha256 {found[:12]}.. instead of {spec.sha256[:12]}..")
-        return table
+        return replace(table, sha256=found)
 
-    if sources and all(entry["kind"] == "formula" for entry in sources):
-        # generated faster than read, and its arguments may change
-        return first_that_works(spec.name, sources, attempt)
+    def fresh(damage: str) -> tuple[Table, str]:
+        files.update(held_files(spec, sources, place))  # before they are read: a later change is then seen
+        return first_that_works(spec.name, sources, attempt, damage)
+
+    def write(table: Table, source: str) -> bool:
+        if source in made and not spec.sha256:  # by code, which may change
+            return False
+        write_cache(table, source, spec, place, sources, files)
+        return True
+
+    files: dict[str, str] = {}
+    made = [label(entry) for entry in sources if "function" in entry]
+    if made and (
+        (len(made) == len(sources) and not spec.sha256) or all(e["kind"] == "formula" for e in sources)
+    ):
+        return first_that_works(spec.name, sources, attempt)  # made faster than read
     return fetch_once(
         spec.name,
-        cache_path(spec, place),
-        read=lambda: read_cache(spec, place),
-        fresh=lambda damage: first_that_works(spec.name, sources, attempt, damage),
-        write=lambda table, source: write_cache(table, source, spec, place),
+        cache_path(spec, place, sources),
+        read=lambda: read_cache(spec, place, sources, lambda: held_files(spec, sources, place)),
+        fresh=fresh,
+        write=write,
         rows=lambda table: f"{len(table.y)} rows",
         refresh=refresh,
     )
+
+
+def held_files(spec: Spec, sources: Entries, place: Place) -> dict[str, str]:
+    """sha256 of the declaration's files on this machine; none where the declaration gives the table's own."""
+    return {} if spec.sha256 else local_sums(sources, lambda entry: local_paths(entry, place))
+
+
+def table_digest(node: Mapping[str, Any]) -> str:
+    """`Data.digest` of a declaration as in conf/data, from its cache or its sources; "" for made-up rows.
+
+    Raises:
+        UserError: it is wrong, or no source works.
+    """
+    if node.get("fake"):
+        return ""
+    spec = make_spec(*(node.get(key) for key in ("name", "classes", "shape", "sha256", "labels")))  # type: ignore[arg-type]
+    if spec.sha256:
+        return spec.sha256
+    sources, place = node.get("sources") or (), make_place(node.get("root"), node.get("mirrors"))
+    check_kinds(spec.name, sources, list(KINDS))
+    known = cached_digest(spec, place, sources, held_files(spec, sources, place))
+    return known or fetch(spec, sources, place)[0].sha256
 
 
 def split_rows(table: Table, test: int | None, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,13 +198,75 @@ def split_rows(table: Table, test: int | None, split_seed: int) -> tuple[np.ndar
     return order[:-test], order[-test:]
 
 
-def _tensors(table: Table, train: np.ndarray, test: np.ndarray) -> list[tuple[Tensor, Tensor]]:
-    if table.x.dtype == np.uint8:
-        return [(torch.from_numpy(table.x[rows]), torch.from_numpy(table.y[rows])) for rows in (train, test)]
-    x = table.x.astype(np.float64)
-    mean, std = x[train].mean(0), x[train].std(0)
-    x = ((x - mean) / np.where(std > 0, std, 1.0)).astype(np.float32)  # a constant feature becomes 0
-    return [(torch.from_numpy(x[rows]), torch.from_numpy(table.y[rows])) for rows in (train, test)]
+def _tensors(table: Table, train: np.ndarray, test: np.ndarray, spec: Spec) -> list[tuple[Tensor, Tensor]]:
+    """Features and labels of both splits; what is no image is standardised in float64 and then cast to float32."""
+    x, y = table.x, table.y
+    if x.dtype != np.uint8:
+        x = as_float32(
+            _standardised(x.astype(np.float64), train) if spec.standardise else x, table.x, spec.name
+        )
+    if y.dtype.kind == "f":
+        y = as_float32(y[:, None], y[:, None], spec.name, "y")[:, 0]
+    return [(torch.from_numpy(x[rows]), torch.from_numpy(y[rows])) for rows in (train, test)]
+
+
+def _standardised(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+    rows = x[train]
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = rows.mean(0), rows.std(0)
+        constant = (rows == rows[:1]).all(0)  # their mean and deviation are off by a rounding
+        mean, std = np.where(constant, rows[0], mean), np.where(constant, 1.0, std)
+        return np.where(np.isfinite(std), (x - mean) / std, np.nan)
+
+
+def as_float32(x: np.ndarray, raw: np.ndarray, name: str, what: str = "column") -> np.ndarray:
+    """float32, if all of it is finite; says so where values that differ in `raw` become equal.
+
+    Shapes:
+        x, raw (n, d) -> (n, d), in the order of the canonical rows.
+
+    Raises:
+        UserError: a value that float32 cannot hold.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = x.astype(np.float32)
+    finite = np.isfinite(narrow)
+    if not finite.all():
+        row, column = np.argwhere(~finite.reshape(len(x), -1))[0]
+        raise UserError(
+            f"{name}: {_which(what, column)} holds {raw.reshape(len(x), -1)[row, column]:g}, too large for float32 as"
+            " it is used: drop or rescale the column, or take the row out"
+        )
+    lost = []
+    for column, (before, after) in enumerate(
+        zip(raw.reshape(len(x), -1).T, narrow.reshape(len(x), -1).T, strict=True)
+    ):
+        counts = [len(np.unique(values)) for values in (before, after)]
+        if counts[1] < (1 - COLLAPSED) * counts[0]:
+            lost.append((column, *counts))
+    if lost:
+        column, before, after = lost[0]
+        more = f", and {len(lost) - 1} more columns so" if len(lost) > 1 else ""
+        say(f"{name}: {before} distinct values of {_which(what, column)} become {after} in float32{more}")
+    return narrow
+
+
+def _which(what: str, column: int) -> str:
+    return what if what == "y" else f"{what} {column} of the features"
+
+
+def _per_channel(key: str, values: Sequence[float] | None, spec: Spec) -> Tensor | None:
+    """The mean or deviation of each channel; one number for three channels would be spread over them unasked."""
+    if values is None:
+        return None
+    found = torch.tensor([float(v) for v in values], dtype=torch.float32)
+    right = spec.image and len(found) == spec.shape[0] and bool(found.isfinite().all())
+    if not right or (key == "std" and not bool((found > 0).all())):
+        raise UserError(
+            f"data.{key} must be {spec.shape[0] if spec.image else 'null, or the'} finite numbers, one a channel of an"
+            f" image{', > 0' if key == 'std' else ''}, got {list(values)}"
+        )
+    return found
 
 
 def _cut(
@@ -184,11 +295,25 @@ def _fold(whole: Split, val_fold: int | None) -> tuple[Split, Split | None]:
 
 
 def make_spec(
-    name: str, classes: int, shape: Sequence[int], sha256: str | None, labels: Sequence[Any] | None
+    name: str,
+    classes: int,
+    shape: Sequence[int],
+    sha256: str | None,
+    labels: Sequence[Any] | None,
+    standardise: bool = True,
 ) -> Spec:
     """A declaration, checked; UserError where it is wrong."""
-    names = None if labels is None else tuple(str(v) for v in labels)
-    spec = Spec(name, int(classes), tuple(int(s) for s in shape), sha256, names)
+    if labels is not None and any(v is None or v != v for v in labels):
+        raise UserError(f"data.labels of {name} holds an empty name: write names such as null or ~ in quotes")
+    sizes = (classes, *shape)
+    if any(isinstance(s, bool) or not isinstance(s, int) for s in sizes):
+        raise UserError(
+            f"data.classes and data.shape must be whole numbers, got {classes!r} and {list(shape)}"
+        )
+    if not isinstance(standardise, bool):
+        raise UserError(f"data.standardise must be true or false, got {standardise!r}")
+    names = None if labels is None else tuple(plain_text(v) for v in labels)
+    spec = Spec(name, classes, tuple(shape), sha256, names, standardise)
     try:
         check_spec(spec)
     except ValueError as error:

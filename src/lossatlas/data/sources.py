@@ -1,22 +1,27 @@
 """The kinds of sources: each turns one entry of `sources` into a table, or says why it cannot."""
 
+import hashlib
 import importlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 
 from lossatlas.data.archives import LIMIT, check_expansion, read_file, tar_members, unzipped
 from lossatlas.data.cache import Place, first_line
-from lossatlas.data.formats import FORMATS, decode_images, join_parts, label_numbers, read_frame
+from lossatlas.data.formats import FORMATS, join_parts, label_numbers, read_frames
+from lossatlas.data.images import decode_images
 from lossatlas.data.table import Spec, Table
 from lossatlas.data.transport import (
     PATIENCE,
     SourceError,
+    Unreachable,
     check_hub_size,
     download,
     fetch_deb,
@@ -45,18 +50,32 @@ def installed_files(entry: Entry) -> dict[str, bytes]:
     """The declared `files` below `path`, verified."""
     folder = Path(entry["path"])
     if not folder.is_dir():
-        raise SourceError(f"{folder} does not exist")
+        raise Unreachable(f"{folder} does not exist")
     if missing := [n for n in entry["files"] if not (folder / n).is_file()]:
-        raise SourceError(f"{folder} holds no {missing[0]}")
+        raise Unreachable(f"{folder} holds no {missing[0]}")
     return _read(folder, entry)
 
 
 def from_function(entry: Entry, spec: Spec, place: Place) -> Table:
-    """A function `package.module.name(**args)` that returns (X, y): bundled or generated data."""
+    """A function `package.module.name(**args)` that returns (X, y): bundled or generated data.
+
+    Raises:
+        ValueError: pixels that are no whole numbers of 0 to 255, labels that are none, a shape that does not fit.
+    """
     module, _, name = str(entry["function"]).rpartition(".")
     x, y = getattr(importlib.import_module(module), name)(**(entry.get("args") or {}))
-    x = np.asarray(x, dtype=np.uint8 if spec.image else np.float64)
-    return Table(x.reshape(-1, *spec.shape), np.asarray(y, dtype=np.int64))
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) != len(y) or x.size != len(x) * math.prod(spec.shape):
+        raise ValueError(f"shape {[len(y), *spec.shape]} expected, the function gives {list(x.shape)}")
+    if spec.image:
+        pixels = x.astype(np.uint8, casting="unsafe")
+        if not np.array_equal(pixels, x):
+            found = f"{x.dtype} of {x.min():.4g} to {x.max():.4g}"
+            raise ValueError(f"pixels must be whole numbers of 0 to 255, the function gives {found}")
+        x = pixels
+    return Table(
+        (x if spec.image else x.astype(np.float64)).reshape(-1, *spec.shape), label_numbers(y.tolist(), spec)
+    )
 
 
 def from_files(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -64,7 +83,7 @@ def from_files(entry: Entry, spec: Spec, place: Place) -> Table:
     for folder in (place.root, *place.mirrors):
         if all((folder / n).is_file() for n in entry["files"]):
             return _parse(_read(folder, entry), entry, spec)
-    raise SourceError(f"{', '.join(entry['files'])} not in {folders(place)}")
+    raise Unreachable(f"{', '.join(entry['files'])} not in {folders(place)}")
 
 
 def from_mirror(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -73,10 +92,10 @@ def from_mirror(entry: Entry, spec: Spec, place: Place) -> Table:
         held = folder / str(inside(entry["path"]))
         found = {s: sorted(held.glob(f"{s}-*.parquet")) for s in ("train", "test")}
         if found["train"]:
-            parts = {s: [read_parquet(f, spec) for f in files] for s, files in found.items() if files}
+            parts = {s: {f.name: read_parquet(f, spec) for f in files} for s, files in found.items() if files}
             columns = {s: _stack(pieces) for s, pieces in parts.items()}
             return _from_columns(columns, entry, spec)
-    raise SourceError(f"{entry['path']} not in {folders(place)}")
+    raise Unreachable(f"{entry['path']} not in {folders(place)}")
 
 
 def from_hub(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -136,7 +155,7 @@ def from_openml(entry: Entry, spec: Spec, place: Place) -> Table:
             as_frame=True,
             parser="pandas",
         )
-    return read_frame(held.frame, {**entry, "y": entry.get("y", held.target.name)}, spec)
+    return read_frames({"train": held.frame}, {**entry, "y": entry.get("y", held.target.name)}, spec)
 
 
 def from_wheel(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -164,7 +183,7 @@ def mirror_file(entry: Entry, place: Place) -> dict[str, bytes]:
     for folder in (*place.mirrors, place.root):
         if (folder / path).is_file():
             return {path.name: read_file(folder / path)}
-    raise SourceError(f"{path} not in {folders(place)}")
+    raise Unreachable(f"{path} not in {folders(place)}")
 
 
 def from_url(entry: Entry, spec: Spec, place: Place) -> Table:
@@ -226,10 +245,8 @@ def _from_columns(splits: Mapping[str, Mapping[str, list]], entry: Entry, spec: 
         return join_parts(*parts)
     import pandas as pd
 
-    tables = {s: read_frame(pd.DataFrame(dict(columns)), entry, spec) for s, columns in splits.items()}
-    if "test" not in tables:
-        return tables["train"]
-    return join_parts(*((tables[s].x, tables[s].y) for s in ("train", "test")))
+    frames = {s: pd.DataFrame(dict(columns)) for s, columns in splits.items() if s in ("train", "test")}
+    return read_frames(frames, entry, spec)
 
 
 def read_parquet(path: Path, spec: Spec) -> dict[str, list]:
@@ -247,6 +264,9 @@ def read_parquet(path: Path, spec: Spec) -> dict[str, list]:
     try:
         file = parquet.ParquetFile(path)
         meta = file.metadata
+        names = list(file.schema_arrow.names)
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise SourceError(f"{path.name} holds two columns {twice[0]!r}: give each a name of its own")
         if meta.num_rows > ROWS or meta.num_columns > max(1000, 4 * spec.shape[0]):
             raise SourceError(f"{path.name} holds {meta.num_rows} rows of {meta.num_columns} columns")
         groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
@@ -266,8 +286,15 @@ def read_parquet(path: Path, spec: Spec) -> dict[str, list]:
     return columns
 
 
-def _stack(pieces: list[dict[str, list]]) -> dict[str, list]:
-    return {name: [v for piece in pieces for v in piece[name]] for name in pieces[0]}
+def _stack(pieces: Mapping[str, dict[str, list]]) -> dict[str, list]:
+    """Shards under one another; all must have the same columns, in whatever order."""
+    first, columns = next(iter(pieces.items()))
+    for name, piece in pieces.items():
+        if differing := sorted(set(columns) ^ set(piece)):
+            raise SourceError(
+                f"{name} and {first} differ in column {differing[0]!r}: all files need the same columns"
+            )
+    return {name: [v for piece in pieces.values() for v in piece[name]] for name in columns}
 
 
 def _sums(value: Any) -> dict[str, str | None]:
@@ -281,3 +308,50 @@ def folders(place: Place) -> str:
     return ", ".join(names) + (
         "" if place.mirrors else " (no mirror is set: LOSSATLAS_MIRRORS or data_mirrors)"
     )
+
+
+def local_sums(sources: Sequence[Entry], paths: Callable[[Entry], Mapping[str, Path]]) -> dict[str, str]:
+    """sha256 of every file on this machine that a declaration names, by source and file name.
+
+    Args:
+        paths: of a source's files, by name; those that are not there are left out.
+    """
+    return {
+        f"{position} {name}": file_sum(path)
+        for position, entry in enumerate(sources)
+        for name, path in paths(entry).items()
+        if path.is_file()
+    }
+
+
+def file_sum(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def local_paths(entry: Entry, place: Place) -> dict[str, Path]:
+    """The files that a source of a table would read on this machine, by name; empty for sources elsewhere."""
+    kind = entry["kind"]
+    if kind == "installed" and "files" in entry:
+        return {n: Path(entry["path"]) / n for n in entry["files"]}
+    if kind == "files":
+        return next(
+            (
+                {n: folder / n for n in entry["files"]}
+                for folder in (place.root, *place.mirrors)
+                if all((folder / n).is_file() for n in entry["files"])
+            ),
+            {},
+        )
+    if kind == "mirror":
+        for folder in (*place.mirrors, place.root):
+            held = folder / str(inside(entry["path"]))
+            if any(held.glob("train-*.parquet")):
+                return {f.name: f for s in ("train", "test") for f in sorted(held.glob(f"{s}-*.parquet"))}
+    if kind == "url" and str(entry["url"]).startswith("file://"):
+        base = Path(url2pathname(urlsplit(str(entry["url"])).path))
+        return {n: base / n for n in entry["files"]}
+    if kind == "hub" and Path(str(entry["id"])).is_dir():  # load_dataset reads folders, too
+        return {str(f.relative_to(entry["id"])): f for f in sorted(Path(str(entry["id"])).rglob("*"))[:1000]}
+    return {}

@@ -4,7 +4,6 @@ A corpus is declared in conf/data like a table: its sources in the order they ar
 number of verses of every chapter, so that a source needs to hold nothing but the verses in their order.
 """
 
-import hashlib
 import re
 import struct
 import subprocess
@@ -16,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lossatlas.data.cache import Place, atomic, make_place, writable
+from lossatlas.data.cache import Place, kept_text, make_place, sha_of
 from lossatlas.data.fetching import check_kinds, fetch_once, first_that_works
-from lossatlas.data.sources import Entry, deb_files, installed_files, mirror_file
-from lossatlas.data.transport import SourceError
+from lossatlas.data.plain import decoded, text_lines
+from lossatlas.data.sources import Entry, deb_files, installed_files, local_sums, mirror_file
+from lossatlas.data.transport import SourceError, Unreachable, inside
 from lossatlas.errors import UserError
 
 Books = Mapping[str, Sequence[int]]
@@ -38,6 +38,7 @@ class Verses:
         new: (n,) bool, whether the verse belongs to the New Testament.
         books: names in order.
         source: where it came from.
+        digest: sha256 of the text; "" where it is made up.
     """
 
     text: tuple[str, ...]
@@ -46,6 +47,7 @@ class Verses:
     new: np.ndarray
     books: tuple[str, ...]
     source: str = ""
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.text)
@@ -62,6 +64,8 @@ def load_verses(
     mirrors: str | Sequence[str | Path] | None = (),
 ) -> Verses:
     """A declared text; the first source that works is kept as `<root>/<name>.txt` and used from then on.
+
+    Without a sha256 the cache belongs to the declaration and to what its files on this machine hold, see `kept_text`.
 
     Args:
         name: of the text and its cache.
@@ -96,7 +100,9 @@ def fetch_text(
         UserError: no source worked, or the data folder cannot be written.
     """
     check_kinds(name, sources, list(KINDS))
-    path, mark = place.root / f"{name}.txt", place.root / f"{name}.source"
+    kept = kept_text(
+        name, sha256, place, [books, sources], lambda: local_sums(sources, lambda e: _paths(e, place))
+    )
 
     def attempt(entry: Entry) -> tuple[str, ...]:
         files = KINDS[entry["kind"]](entry, place)
@@ -104,22 +110,15 @@ def fetch_text(
         return checked(FORMATS[entry["format"]](data, books), books, sha256)
 
     def read() -> tuple[tuple[str, ...], str] | None:
-        if not path.is_file():
-            return None
-        known = mark.read_text().strip() if mark.is_file() else "cache"
-        return checked(read_lines(path.read_bytes(), books), books, sha256), known
-
-    def write(text: tuple[str, ...], source: str) -> None:
-        for where, content in ((mark, source), (path, canonical_text(text))):
-            with writable(place.root), atomic(where) as temporary:
-                temporary.write_text(content, encoding="utf-8", newline="\n")
+        held = kept.read()
+        return held and (checked(read_lines(held[0], books), books, sha256), held[1])
 
     return fetch_once(
         name,
-        path,
+        kept.path,
         read,
         fresh=lambda damage: first_that_works(name, sources, attempt, damage),
-        write=write,
+        write=lambda text, source: kept.write(canonical_text(text), source),
         rows=lambda text: f"{len(text)} verses",
         refresh=refresh,
     )
@@ -141,7 +140,7 @@ def checked(text: Sequence[str], books: Books, sha256: str | None) -> tuple[str,
         raise ValueError(f"{total} verses expected, the source holds {len(text)}")
     if empty := [i for i, verse in enumerate(text) if not verse.strip()]:
         raise ValueError(f"verses must not be empty, verse {empty[0]} is")
-    found = hashlib.sha256(canonical_text(text).encode()).hexdigest()
+    found = sha_of(canonical_text(text))
     if sha256 and found != sha256:
         raise ValueError(f"its verses have sha256 {found[:12]}.. instead of {sha256[:12]}..")
     return tuple(text)
@@ -154,12 +153,20 @@ def arrange(text: Sequence[str], books: Books, new_testament: str, source: str) 
     of_chapter = np.repeat(np.arange(len(names)), [len(chapters) for chapters in books.values()])
     chapter = np.repeat(np.arange(len(lengths)), lengths)
     book = of_chapter[chapter]
-    return Verses(tuple(text), book, chapter, book >= names.index(new_testament), names, source)
+    return Verses(
+        tuple(text),
+        book,
+        chapter,
+        book >= names.index(new_testament),
+        names,
+        source,
+        sha_of(canonical_text(text)),
+    )
 
 
 def read_lines(data: bytes, books: Books) -> list[str]:
     """Plain UTF-8, one verse a line."""
-    return data.decode("utf-8").splitlines()
+    return text_lines(decoded(data, "the text"))
 
 
 def read_brs(data: bytes, books: Books) -> list[str]:
@@ -195,7 +202,7 @@ def _unpack(window: bytes) -> bytes:
             ["gzip", "-dc"], input=COMPRESS_MAGIC + window, capture_output=True, check=True
         ).stdout
     except FileNotFoundError as error:
-        raise SourceError("gzip is not installed") from error
+        raise Unreachable("gzip is not installed") from error
     except subprocess.CalledProcessError as error:
         raise SourceError(f"gzip: {error.stderr.decode(errors='replace').strip()}") from error
 
@@ -205,6 +212,19 @@ KINDS: dict[str, Callable[[Entry, Place], dict[str, bytes]]] = {
     "mirror": mirror_file,
     "deb": lambda entry, place: deb_files(entry),
 }
+
+
+def _paths(entry: Entry, place: Place) -> dict[str, Path]:
+    """The files that a source of a text would read on this machine."""
+    if entry["kind"] == "installed":
+        return {n: Path(entry["path"]) / n for n in entry["files"]}
+    if entry["kind"] == "mirror":
+        path = inside(entry["path"])
+        found = [folder / path for folder in (*place.mirrors, place.root) if (folder / path).is_file()]
+        return {path.name: found[0]} if found else {}
+    return {}
+
+
 FORMATS: dict[str, Callable[[bytes, Books], list[str]]] = {"lines": read_lines, "brs": read_brs}
 
 
@@ -250,3 +270,11 @@ def declaration(node: Mapping[str, Any]) -> dict[str, Any]:
         "sources": node["sources"],
         "sha256": node.get("sha256"),
     }
+
+
+def text_digest(node: Mapping[str, Any]) -> str:
+    """`Verses.digest` of a conf/data node; "" where the verses are made up."""
+    if node.get("fake"):
+        return ""
+    place = make_place(node.get("root"), node.get("mirrors"))
+    return node.get("sha256") or sha_of(canonical_text(fetch_text(**declaration(node), place=place)[0]))

@@ -19,11 +19,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lossatlas.data.archives import LIMIT, Bounded, SourceError, inside, read_file, tar_members, zip_member
+from lossatlas.data.archives import (
+    LIMIT,
+    Bounded,
+    SourceError,
+    Unreachable,
+    inside,
+    read_file,
+    tar_members,
+    zip_member,
+)
 from lossatlas.data.cache import atomic, first_line
 
 __all__ = [
     "SourceError",
+    "Unreachable",
     "check_hub_size",
     "download",
     "fetch_deb",
@@ -79,7 +89,7 @@ def reach(url: str, seconds: float = PATIENCE) -> None:
     thread.join(seconds + 0.5)
     if not outcome or outcome[0]:
         host = urllib.parse.urlsplit(url).hostname
-        raise SourceError(f"cannot reach {host}: {outcome[0] if outcome else f'no answer in {seconds:g} s'}")
+        raise Unreachable(f"cannot reach {host}: {outcome[0] if outcome else f'no answer in {seconds:g} s'}")
 
 
 def check_hub_size(
@@ -141,12 +151,12 @@ def _stream(url: str, path: Path) -> bytes:
             if size > LIMIT:
                 break
             if time.monotonic() > until:  # a server that drips bytes keeps every time-out of a socket
-                raise SourceError(f"{url} took longer than {COMMAND_LIMIT} s")
+                raise Unreachable(f"{url} took longer than {COMMAND_LIMIT} s")
             file.write(piece)
     if max(size, declared) > LIMIT:
         raise SourceError(f"{url} is larger than {LIMIT >> 20} MiB")
     if declared and size != declared:
-        raise SourceError(f"{url} was cut off at {size} of {declared} bytes")
+        raise Unreachable(f"{url} was cut off at {size} of {declared} bytes")
     return path.read_bytes()
 
 
@@ -167,13 +177,13 @@ def run(command: Sequence[str], cwd: Path, **environment: str) -> None:
             timeout=COMMAND_LIMIT,
         )
     except FileNotFoundError as error:
-        raise SourceError(f"{command[0]} is not installed") from error
+        raise Unreachable(f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
-        raise SourceError(f"{command[0]} took longer than {COMMAND_LIMIT} s") from error
+        raise Unreachable(f"{command[0]} took longer than {COMMAND_LIMIT} s") from error
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         errors = [line for line in lines if line.startswith(("ERROR", "E:"))] or lines
-        raise SourceError(errors[-1][:200])
+        raise Unreachable(errors[-1][:200])
 
 
 def fetch_wheel(package: str, version: str, sha256: str, downloads: Path) -> bytes:

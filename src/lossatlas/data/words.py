@@ -116,6 +116,7 @@ def next_words(
         test=_first(test, keep.get("test")),
         val=_first(held_out, keep.get("test")) if val else None,
         source=corpus.source,
+        digest=corpus.digest,
     )
 
 

@@ -14,14 +14,13 @@ from lossatlas.diffusion.denoisers import (
 )
 from lossatlas.diffusion.levels import karras_levels, log_normal, log_uniform
 from lossatlas.diffusion.mixtures import Mixture, grid, ring
-from lossatlas.diffusion.nets import NoiseNet, ReplicaMLP, merge_replicas
+from lossatlas.diffusion.nets import NoiseNet
 from lossatlas.diffusion.quality import feature_distance, precision_recall
 
 __all__ = [
     "Denoiser",
     "Mixture",
     "NoiseNet",
-    "ReplicaMLP",
     "edm_scales",
     "feature_distance",
     "fourier_embedding",
@@ -30,7 +29,6 @@ __all__ = [
     "karras_levels",
     "log_normal",
     "log_uniform",
-    "merge_replicas",
     "plain_embedding",
     "precision_recall",
     "ring",

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lossatlas.diffusion import merge_replicas
 from lossatlas.lit import LitModule
+from lossatlas.replicas import merge_replicas
 from lossatlas.seeding import draws
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lossatlas import checkpoint, kept, loggers, optimizers, records, runner
-from lossatlas.errors import storage_error
+from lossatlas import checkpoint, inputs, kept, loggers, optimizers, records, runner
+from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
 from lossatlas.stacked.group import scalars_of
@@ -58,6 +58,8 @@ def _together(pairs: Sequence[Pair], quiet: bool, measure: bool) -> list[runner.
             locks.enter_context(runner.locked(other.folder))
         if any(runner.finished(*pair) for pair in pairs):  # by another process, meanwhile
             return _alone(job, "another process has finished one of them")
+        for pair in pairs:
+            runner.ready(*pair)
         modules = [runner.build_module(*pair) for pair in pairs]
         if not modules[0].can_stack:
             return _alone(job, f"{type(modules[0]).__name__} trains one replica at a time")
@@ -78,10 +80,10 @@ def _trained(
 ) -> list[runner.Outcome]:
     cfg, job = pairs[0]
     cfg = cfg.copy()
-    cfg.logger = {}  # the replicas' own loggers are filled at the end
-    if cfg.rerun is True:
-        checkpoint.forget(folder / "last.ckpt")
     name = f"{job.name.rsplit('-', 2)[0]} x{len(pairs)}"
+    cfg.logger = {}  # the replicas' own loggers are filled at the end
+    inputs.settle(folder, job.data_digest, name, anew=cfg.rerun is True)
+    inputs.note(folder, job.data_digest)
     trainer, checkpoints = runner.build_trainer(cfg, folder, f"{name}-", quiet)
     status, error = "done", None
     try:
@@ -89,6 +91,8 @@ def _trained(
     except Exception as problem:
         if full := storage_error(problem, folder):
             raise full from None
+        if isinstance(problem, UserError):
+            raise
         status, error = runner.failure(problem)
     seconds = (time.perf_counter() - start - kept.spent()) / len(pairs)
     peak = peak_memory_mb(trainer)

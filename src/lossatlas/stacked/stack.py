@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas import optimizers
 from lossatlas.data import Batch
-from lossatlas.lit import LitModule
+from lossatlas.lit import LitModule, mean_of
 from lossatlas.loader import Blocks, ChunkLoader
 from lossatlas.stacked.optim import LINEAR_IN_LR, clip_each, step_each
 from lossatlas.stacked.traced import Traced, settings_of
@@ -33,7 +33,7 @@ class _MeanLoss(nn.Module):
         self.lit = lit
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        return self.lit.losses(Batch(x, y, index)).mean()
+        return mean_of(self.lit.losses(Batch(x, y, index)))
 
 
 class StackedLoader:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lossatlas.data.plain import decoded, text_lines
 from lossatlas.errors import UserError
 from lossatlas.text.model import TextModel
 from lossatlas.text.tokens import Sequences, pad
@@ -89,12 +90,15 @@ def read_preferences(path: str | Path, model: TextModel) -> Pairs:
         UserError: no such file, a line that is not such an object, no pair, or chosen = rejected everywhere.
     """
     try:
-        lines = [line for line in Path(path).read_text().splitlines() if line.strip()]
+        found = text_lines(decoded(Path(path).read_bytes(), str(path)))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a file of preferences") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    lines = [(number, line) for number, line in enumerate(found, 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} holds no preference pair: give lines with prompt, chosen and rejected")
-    texts = [_texts(path, number, line) for number, line in enumerate(lines, 1)]
+    texts = [_texts(path, number, line) for number, line in lines]
     prompts, chosen, rejected = (model.encode(column) for column in zip(*texts, strict=True))
     rows: list[Sequences] = []
     for answers in (chosen, rejected):

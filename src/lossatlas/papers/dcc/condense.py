@@ -47,7 +47,7 @@ class LitCondense(LitModule):
         ipc: images a class, >= 1.
         rounds: networks, the outer loop, >= 1.
         inner: moves of S on each network, >= 1.
-        epochs_net: epochs of the network on S between two moves, >= 1.
+        epochs_net: epochs of the network on S between two moves, >= 1; the paper has 5, 50, 10 at ipc = 1, 10, 50.
         batch_real, batch_syn: real images a class of a move; mini-batch of the network's training.
         lr_net: its rate.
         eval_nets, eval_steps: networks of the evaluation and their steps (`whole_steps` for all real images).
@@ -86,6 +86,11 @@ class LitCondense(LitModule):
     ) -> None:
         counts = {"ipc": ipc, "rounds": rounds, "inner": inner, "epochs_net": epochs_net, "batch_real": batch_real,
                   "batch_syn": batch_syn, "eval_nets": eval_nets, "eval_steps": eval_steps}  # fmt: skip
+        if None in (inner, epochs_net):
+            raise ValueError(
+                "the paper has moves and epochs for ipc = 1, 10 and 50; give module.inner and "
+                f"module.epochs_net for {ipc=}"
+            )
         if data is None or min(counts.values()) < 1:
             raise ValueError(f"LitCondense needs images (data=) and counts of at least 1, got {counts}")
         super().__init__(None, None, loss, optimizer, schedule, rounds=rounds, seed=seed, **settings)
@@ -144,7 +149,7 @@ class LitCondense(LitModule):
                 torch.randperm(len(x), generator=draws) if len(x) > self.batch_syn else torch.arange(len(x))
             )
             for rows in order.split(self.batch_syn):
-                shown = augment.apply(x[rows], augment.draw(draws)) if self._augments else x[rows]
+                shown = augment.apply(x[rows], augment.draw(draws, len(rows))) if self._augments else x[rows]
                 optimizer.zero_grad()
                 functional.cross_entropy(net(shown), y[rows]).backward()
                 optimizer.step()
@@ -184,7 +189,9 @@ class LitCondense(LitModule):
         x, y = (images.x, images.y) if whole else self._synthetic()
         steps = self.whole_steps if whole else self.eval_steps
         draws = stream(self.seed, "dcc/eval/augment")
-        change = (lambda shown: augment.apply(shown, augment.draw(draws))) if self._augments else None
+        change = (
+            (lambda shown: augment.apply(shown, augment.draw(draws, len(shown)))) if self._augments else None
+        )
         scores = []
         for k in range(self.eval_nets):
             net = self._net(f"eval/{k}")

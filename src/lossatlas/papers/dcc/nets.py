@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lossatlas import nets
 from lossatlas.seeding import stream
 
 
-class ConvNet(nn.Module):
+class ConvNet(nets.ConvNet):
     """Blocks of 3 x 3 convolution, instance norm, ReLU and average pooling by 2; linear scores of what is left.
 
     Args:
@@ -34,17 +35,9 @@ class ConvNet(nn.Module):
                 "ConvNet needs channels, width, depth >= 1, classes >= 2 and side >= 2^depth, got "
                 f"{channels=}, {classes=}, {side=}, {width=}, {depth=}"
             )
-        super().__init__()
-        blocks: list[nn.Module] = []
-        for c_in in [channels, *[width] * (depth - 1)]:
-            # a group a channel is instance norm, and differentiates twice on every device
-            blocks += [nn.Conv2d(c_in, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU()]
-            blocks.append(nn.AvgPool2d(2))
-        self.features = nn.Sequential(*blocks, nn.Flatten())
-        self.scores = nn.Linear(width * (side >> depth) ** 2, classes)
-
-    def forward(self, x: Float[Tensor, "n C H W"]) -> Float[Tensor, "n K"]:
-        return self.scores(self.features(x))
+        super().__init__(
+            channels, classes, side, widths=[width] * depth, pool=2, norm="instance", head="flatten"
+        )
 
 
 def drawn(make: Callable[[], nn.Module], seed: int, purpose: str) -> nn.Module:

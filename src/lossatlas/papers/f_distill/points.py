@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lossatlas.diffusion import Denoiser, NoiseNet, ReplicaMLP, grid, plain_embedding, ring
+from lossatlas.diffusion import Denoiser, NoiseNet, grid, plain_embedding, ring
+from lossatlas.replicas import ReplicaMLP
 
 TARGETS = {"ring8": ring, "grid25": grid}
 SIGMA_DATA = 4.0
