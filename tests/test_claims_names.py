@@ -62,7 +62,7 @@ def test_formulas_of_the_cards_are_latex(path):
         ({"statistic": {"metric": "test/topp1"}}, "no metric 'test/topp1': did you mean 'test/top1'?"),
         ({"statistic": {"where": {"noise": "u61"}}}, "no value of noise 'u61': did you mean 'u60'?"),
         ({"statistic": {"where": {"nois": "u60"}}}, "no condition 'nois': did you mean 'noise'?"),
-        ({"contrast": {"where": {"noise": "u01"}}}, "no value of noise 'u01': did you mean 'u00'?"),
+        ({"contrast": {"where": {"noise": "u000"}}}, "no value of noise 'u000': did you mean 'u00'?"),
         ({"contrast": {"arm": "fokal"}}, "no arm 'fokal': did you mean 'focal'?"),
     ],
 )

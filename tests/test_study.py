@@ -15,7 +15,7 @@ from lossatlas.errors import UserError
 from lossatlas.records import Record
 
 VALUES = {
-    (arm, noise): around(level - i / 10, 1.0)
+    (arm, noise): around(level - i / 10, 1.0 if arm == "ce" else 0.9)
     for arm, level in (("ce", 0.6), ("aldr_kl", 0.7))
     for i, noise in enumerate(["u00", "u30", "u60"])
 }

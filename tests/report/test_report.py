@@ -37,12 +37,13 @@ KINDS = {
     "better": ({"kind": "better", "arm": "ours", "than": ["ce", "mae"], "by": 0.05}, METRIC),
     "lower": ({"kind": "better", "arm": "ours", "than": ["ce"], "lower": True, "by": 0.05}, METRIC),
     "bound": ({"kind": "bound", "arm": "ours", "above": 0.6}, METRIC),
-    "exact": ({"kind": "bound", "arm": "ours", "below": 0.9, "exact": True}, METRIC),
+    "never": ({"kind": "never", "arm": "ours", "below": 0.9, "rate": 0.5}, METRIC),
     "close": ({"kind": "close", "arm": "ours", "than": ["ce"], "within": 0.2}, METRIC),
     "value": ({"kind": "close", "arm": "ours", "value": 0.8, "within": 0.1}, METRIC),
     "ratio": ({"kind": "ratio", "arm": "ours", "than": ["ce"], "above": 1.05}, METRIC),
     "slope": ({"kind": "slope", "arm": "ours", "between": [-1, 1]}, AXIS),
     "order": ({"kind": "order", "arm": "ours"}, AXIS),
+    "trend": ({"kind": "trend", "arm": "ours"}, AXIS),
 }
 
 

@@ -199,7 +199,7 @@ def never_test(
     else:
         counts, total = int(np.nansum(values)), int(np.nansum(np.asarray(trials, float)))
         counts += int(np.isnan(values).sum())
-    side = f"never (rate < {rate:.3g})"
+    side = f"< {rate:.3g} (rate of violations)"
     if not 0 <= counts <= total or total == 0:
         return Result(math.nan, math.nan, math.nan, None, None, values.size, side, note="no case was tried")
     test = stats.binomtest(counts, total, rate, alternative="less")
