@@ -37,7 +37,7 @@ def paper(folder: Path, slug: str, n: int, claims: int = 4) -> None:
     ]  # fmt: skip
     card = {
         "paper": slug, "title": f"A paper called {slug}", "authors": ["A. Author", "B. Author"], "venue": "ICML",
-        "year": 2023, "n": 5, "family": f"family {len(slug) % 3}", "idea": "An idea. " * 20, "claims": listed,
+        "year": 2023, "n": seeds, "family": f"family {len(slug) % 3}", "idea": "An idea. " * 20, "claims": listed,
         "equations": [{"tex": r"L = \frac{1}{n} \sum_i \ell(f(x_i), y_i)", "says": "the mean loss"}],
         "notes": ["smaller data"], "failures": ["`claim-1` is false by design"],
     }  # fmt: skip
