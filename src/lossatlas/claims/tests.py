@@ -96,7 +96,7 @@ def t_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0) -> 
         max(opposite, TINY),
         d.size,
         side,
-        size=score * error / float(d.std(ddof=1)),
+        size=score * math.sqrt(1 / d.size + overlap),
     )
 
 
