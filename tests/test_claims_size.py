@@ -38,7 +38,7 @@ KINDS: dict[str, Callable[[Callable, int, float], Result]] = {
     "ratio": lambda draw, n, shift: ratio_test(paired(draw, n) + math.log(2) - shift, 2.0, -1),
     "slope": lambda draw, n, shift: tost(slopes(X, X**-0.4 * np.exp(draw((n, 3)))) - shift, -9.0, -0.4),
     "order": lambda draw, n, shift: order_test(
-        draw((n, 3)) + np.array([0.0, 9 * (shift == 0) + shift, 2 * shift]), True
+        draw((n, 3)) + np.array([0.0, shift, 2 * shift + 9 * (shift == 0)]), True
     ),
     "trend": lambda draw, n, shift: page_test(draw((n, 3)) + shift * np.arange(3), True),
 }
