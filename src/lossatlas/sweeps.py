@@ -91,6 +91,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     (sweep / "total").write_text(
         json.dumps("?" if base._search else sum(_count(base, block) for block in blocks))
     )
+    (sweep / "swept").write_text(json.dumps([] if base._search else _swept(overrides)))
     os.environ[SWEEP_ENV] = str(sweep)
     try:
         with _stoppable(sweep):
@@ -126,6 +127,15 @@ def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
             )
 
 
+def _swept(overrides: Sequence[Override]) -> list[str]:
+    """The keys of a command line that have several values, but arm, seed and what is Hydra's."""
+    return [
+        key
+        for key in dict.fromkeys(o.get_key_element().lstrip("+") for o in overrides if o.is_sweep_override())
+        if key not in ("arm", "seed", "experiment", "scale") and not key.startswith("hydra")
+    ]
+
+
 @contextmanager
 def _stoppable(sweep: Path) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets running jobs save themselves and starts no other; the second ends at once.
@@ -149,8 +159,11 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
     from lossatlas import study as report
 
     entries = [json.loads(path.read_text()) for path in sorted(sweep.glob("*.json"))]
-    found = [records.read(Path(e["folder"]) / "record.json") for e in entries if e["folder"]]
-    kept = [record for record in found if record is not None]
+    kept = []
+    for folder, condition in {e["folder"]: e.get("condition", {}) for e in entries if e["folder"]}.items():
+        if record := records.read(Path(folder) / "record.json"):
+            record.condition = condition or record.condition  # a kept run may be of a sweep over other keys
+            kept.append(record)
     if kept and not cfg._search:
         card = experiments_dir() / str(cfg.paper) / "card.yaml"
         out = Path(cfg.output_root) / kept[0].experiment / cfg.scale / "_study"

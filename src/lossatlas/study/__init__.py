@@ -74,7 +74,7 @@ def finish(
     """
     out = Path(out_dir)
     given = None if hasattr(records, "columns") else list(records)
-    table: DataFrame = records if given is None else rec.tidy(given)
+    table: DataFrame = rec.one_row_a_run(records) if given is None else rec.tidy(given)
     if versions is None:
         versions = _versions(given) if given else dict(_earlier(out).get("versions", {}))
     verdicts = judge(card, table) if card else []
