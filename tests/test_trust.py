@@ -168,3 +168,108 @@ def test_seconds_of_a_resumed_run_count_all_processes(cli, outputs, monkeypatch)
     assert cli(*words).code == 0
     (path,) = outputs.glob("ldr_noisy/smoke/*/record.json")
     assert 1000 < json.loads(path.read_text())["seconds"] < 2000
+
+
+# --- protocol and provenance -------------------------------------------------------------------------------------
+
+
+def test_a_changed_protocol_is_not_judged(cli, outputs):
+    """Before: "reproduced" and "not reproduced" lines about the paper, from generated data at smoke scale."""
+    answer = cli("-m", *SMOKE, "arm=ce", "noise=u60", "seed=0")
+    assert "not judged: scale=smoke" in answer.out
+    assert "robust-uniform" not in answer.out
+    folder = next(outputs.glob("ldr_noisy/smoke/_study*"))
+    assert json.loads((folder / "verdicts.json").read_text())["verdicts"] == []
+    text = (folder / "README.md").read_text()
+    assert "Not judged: scale=smoke." in text
+    assert "python -m run -m experiment=ldr_noisy scale=smoke" in text  # before: without the overrides
+    assert "arm=ce noise=u60 seed=0" in text
+
+
+def composed(*words):
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    from lossatlas.jobs import describe
+    from lossatlas.report.stale import _hydra
+
+    with _hydra():
+        cfg = compose("config", overrides=list(words), return_hydra_config=True)
+        hydra = cfg.hydra
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        job = describe(cfg, hydra)
+    return records.Record(
+        job.experiment,
+        "ldr",
+        cfg.arm,
+        cfg.seed,
+        cfg.scale,
+        job.condition,
+        config=job.config,
+        config_hash=job.config_hash,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["arm=ce", "noise=u60", "seed=7", "trainer.threads=2", "chunk=10"], ""),
+        (["epochs=1"], "epochs=1 (card: 40)"),
+        (["limit.train=500"], "limit.train=500"),
+        (["optimizer.weight_decay=0.1"], "optimizer.weight_decay=0.1 (card: 0.005)"),
+    ],
+)
+def test_what_differs_from_the_protocol_is_named(words, line):
+    from lossatlas.study.protocol import changes
+
+    assert line in changes([composed("experiment=ldr_noisy", *words)])
+    assert bool(changes([composed("experiment=ldr_noisy", *words)])) == bool(line)
+
+
+def test_a_narrower_study_lies_beside_the_fuller(tmp_path):
+    """Before: one run with one seed replaced the files of a whole study."""
+    from lossatlas import study
+
+    found = runs({("a", "u60"): [0.5, 0.75], ("b", "u60"): [0.25, 0.5]})
+    for record in found:
+        record.config_hash = f"{record.arm}{record.seed}"
+    study.end(found, None, tmp_path / "_study")
+    study.end(found[:1], None, tmp_path / "_study")
+    assert len(records.from_csv(tmp_path / "_study" / "records.csv")) == 4
+    assert len(records.from_csv(tmp_path / "_study_2" / "records.csv")) == 1
+
+
+def test_evidence_is_of_commits_of_this_history():
+    """A commit that no history has cannot be looked up; before: nobody checked."""
+    git = ["git", "-C", str(CHECKOUT)]
+    asked = subprocess.run([*git, "rev-parse", "--is-shallow-repository"], capture_output=True, text=True)
+    if asked.returncode != 0 or asked.stdout.strip() != "false":
+        pytest.skip("no git history here, or a shallow one")
+    commits = {
+        (str(path.parent.name), commit.removesuffix("-dirty"))
+        for path in (CHECKOUT / "experiments").glob("*/records.csv")
+        for commit in records.from_csv(path)["commit"].unique()
+        if commit
+    }
+    assert commits
+    lost = [
+        (slug, commit)
+        for slug, commit in sorted(commits)
+        if subprocess.run(
+            [*git, "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True
+        ).returncode
+    ]
+    assert not lost
+
+
+def test_tables_have_the_order_of_the_experiment_file():
+    """Before: the order in which jobs ended, in README alphabetical (c30 before u00)."""
+    from lossatlas import study
+
+    values = {(a, n): [0.5, 0.75] for a in ("aldr_kl", "mae", "ce") for n in ("c30", "u60", "u00", "u30")}
+    for order in (1, -1):
+        table = records.tidy(runs(values, experiment="ldr_noisy")[::order])
+        shown = study.cells(table, "ldr_noisy", "acc")
+        assert shown.head == ["", "u00", "u30", "u60", "c30"]
+        assert [row[0] for row in shown.rows] == ["ce", "mae", "aldr_kl"]

@@ -307,7 +307,7 @@ def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, in
     rows = rows[rows["arm"] == side.arm]
     own = {**condition, **side.fixed}
     if metric in rows.columns and not own:
-        rows = rows[rows[metric].notna() | (rows["failed"] == 1)]
+        rows = rows[rows[metric].notna() | rows["status"].isin(["failed", "diverged"])]
     found = compute(
         MetricStatistic(metric=metric, where={key: [value] for key, value in own.items()}), rows
     ).table
@@ -318,8 +318,10 @@ def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, in
     here = np.logical_and.reduce(
         [rows[key] == value for key, value in own.items()] or [rows["arm"] == side.arm]
     )
-    never = int(((rows[metric] == np.inf) & (rows["failed"] == 0) & here).sum())  # compute calls these failed
-    return good, int((found["failed"] == 1).sum()) - never, never
+    done = rows["status"] == "done"
+    never = int(((rows[metric] == np.inf) & done & here).sum())
+    dead = rows["status"].isin(["failed", "diverged"])  # whatever the claims make of them
+    return good, int((dead & here).sum()), never
 
 
 def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Comparison:

@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas import launch
 from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import SWEEP_ENV, describe
-from lossatlas.paths import conf_dir, experiments_dir, is_checkout
-from lossatlas.private import refuse_literals
+from lossatlas.paths import CHECKOUT, conf_dir, experiments_dir, is_checkout
+from lossatlas.private import redact, refuse_literals
 from lossatlas.schema import check, nearest
 from lossatlas.signals import heard_by
 
@@ -81,6 +83,12 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     _refuse_overlaps(base, overrides)
     if base.publish and not is_checkout():
         raise UserError("publish=true writes experiments/ of a source checkout; this is an installed package")
+    if base.publish and (changed := _tracked_changes()):
+        raise UserError(
+            f"publish=true needs a clean tree, {changed} differs from its commit: commit it first"
+        )
+    if base.publish and base.scale != "laptop":
+        raise UserError(f"publish=true is for the card's protocol, not for scale={base.scale}: leave one out")
     blocks = _grid_blocks(base, words, overrides)
     for block in blocks:
         check_command(block)
@@ -91,6 +99,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     (sweep / "total").write_text(
         json.dumps("?" if base._search else sum(_count(base, block) for block in blocks))
     )
+    (sweep / "command").write_text(redact(shlex.join(["python", "-m", "run", *flags, *words])))
     (sweep / "swept").write_text(json.dumps([] if base._search else _swept(overrides)))
     os.environ[SWEEP_ENV] = str(sweep)
     try:
@@ -127,6 +136,25 @@ def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
             )
 
 
+def _tracked_changes() -> str:
+    """The first tracked file that differs from its commit; empty where none does, or there is no git."""
+    git = ["git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no"]
+    found = subprocess.run(git, capture_output=True, text=True, check=False)
+    return found.stdout.splitlines()[0][3:] if found.stdout else ""
+
+
+def _refuse_to_publish(found: Sequence[Any], changed: str) -> None:
+    """Evidence holds runs of the card's protocol from commits only."""
+    if changed:
+        raise UserError(
+            f"publish=true: the runs do not follow the card's protocol ({changed}); nothing published"
+        )
+    if dirty := [record for record in found if record.dirty]:
+        raise UserError(
+            f"publish=true: {len(dirty)} records are of a tree with uncommitted changes; repeat with rerun=true"
+        )
+
+
 def _swept(overrides: Sequence[Override]) -> list[str]:
     """The keys of a command line that have several values, but arm, seed and what is Hydra's."""
     return [
@@ -157,6 +185,7 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
     """Gathers what the jobs left, writes and prints the study, returns 0, 1 (a job failed) or 2 (one refused)."""
     from lossatlas import records
     from lossatlas import study as report
+    from lossatlas.study.protocol import changes
 
     entries = [json.loads(path.read_text()) for path in sorted(sweep.glob("*.json"))]
     kept = []
@@ -167,8 +196,13 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
     if kept and not cfg._search:
         card = experiments_dir() / str(cfg.paper) / "card.yaml"
         out = Path(cfg.output_root) / kept[0].experiment / cfg.scale / "_study"
-        report.end(kept, card if card.exists() else None, out, grid=str(cfg.grid))
+        changed = changes(kept)
+        command = (sweep / "command").read_text() if (sweep / "command").exists() else ""
+        report.end(
+            kept, card if card.exists() else None, out, grid=str(cfg.grid), changed=changed, command=command
+        )
         if cfg.publish:
+            _refuse_to_publish(kept, changed)
             evidence = experiments_dir() / str(cfg.paper)
             report.publish(kept, card, evidence, grid=str(cfg.grid), outputs=cfg.output_root)
     total = json.loads((sweep / "total").read_text())
