@@ -157,7 +157,7 @@ def tidy(records: Iterable[Record]) -> DataFrame:
     """
     from pandas import DataFrame
 
-    records = list(records)
+    records = _each_once(records)
     rows = [row for record in records for row in _rows(record)]
     conditions = _names(condition for _, condition, _ in rows)
     metrics = _names(values for _, _, values in rows)
@@ -169,6 +169,23 @@ def tidy(records: Iterable[Record]) -> DataFrame:
     ]
     table = DataFrame(flat, columns=[*HEAD, *conditions, *MIDDLE, *metrics, *TAIL])
     return _typed(table)
+
+
+def _each_once(records: Iterable[Record]) -> list[Record]:
+    """Of records of one run (equal hash, arm, condition and seed) the last: asked for twice, it is one run."""
+    found: dict[Any, Record] = {}
+    for k, record in enumerate(records):
+        condition = tuple(sorted((key, name(value)) for key, value in record.condition.items()))
+        own = (record.experiment, record.scale, record.arm, condition, record.seed, record.config_hash)
+        found[own if record.config_hash else k] = record
+    return list(found.values())
+
+
+def one_row_a_run(table: DataFrame) -> DataFrame:
+    """A tidy table in which a row of a run (or of its unit) stands once, the last; rows without a hash all stay."""
+    keys = [*HEAD, *condition_columns(table), "seed", "unit", "config_hash"]
+    again = table.duplicated(keys, keep="last") & (table["config_hash"] != "")
+    return table[~again].reset_index(drop=True)
 
 
 def condition_columns(table: DataFrame) -> list[str]:

@@ -90,6 +90,8 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     module, trainer, checkpoints = build(cfg, job, quiet)
     status, error, metrics, details = "done", None, {}, ""
     try:
+        if checkpoints:
+            checkpoints.begun = start
         metrics = train(trainer, module, checkpoints, job.folder)
     except Exception as problem:
         if full := storage_error(problem, job.folder):
@@ -108,11 +110,13 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         records.write_text(details, job.folder / "error.txt")
     else:
         (job.folder / "error.txt").unlink(missing_ok=True)
+    earlier = checkpoints.earlier if checkpoints else 0.0
     record = make_record(
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {},
         curves=write_curves(module.curve_rows() or _history(trainer), job.folder),
-        seconds=round(time.perf_counter() - start - kept.spent(), 3), peak_mb=round(peak_memory_mb(trainer), 1),
+        seconds=round(earlier + time.perf_counter() - start - kept.spent(), 3),
+        peak_mb=round(peak_memory_mb(trainer), 1),
         device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")

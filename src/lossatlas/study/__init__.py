@@ -57,6 +57,7 @@ def finish(
     commands: Sequence[str] = (),
     room: str = "",
     versions: Mapping[str, str] | None = None,
+    changed: str = "",
 ) -> list[Verdict]:
     """Write records.csv, figure.png, README.md and verdicts.json, each atomically; return the verdicts.
 
@@ -68,20 +69,23 @@ def finish(
         commands: what to type to repeat the studies; by default one per experiment.
         room: link to the paper's code, relative to out_dir.
         versions: of packages; by default those of the records, or of the folder's verdicts.json for a tidy table.
+        changed: what differs from the card's protocol; then no claim is judged.
 
     Raises:
         UserError: out_dir cannot be written.
     """
     out = Path(out_dir)
     given = None if hasattr(records, "columns") else list(records)
-    table: DataFrame = records if given is None else rec.tidy(given)
+    table: DataFrame = rec.one_row_a_run(records) if given is None else rec.tidy(given)
     if versions is None:
         versions = _versions(given) if given else dict(_earlier(out).get("versions", {}))
-    verdicts = judge(card, table) if card else []
+    verdicts = judge(card, table) if card and not changed else []
     facts = facts_of(table, versions)
     image, trouble = draw(table, card)
     commands = commands or [f"python -m run -m experiment={name}" for name in table["experiment"].unique()]
     text = readme(table, card, verdicts, facts, title=title, commands=commands, room=room)
+    if changed:
+        text = text.replace("\n## Results\n", f"\nNot judged: {changed}.\n\n## Results\n", 1)
     content = {"paper": card.paper if card else title, **facts.to_json()}
     content["verdicts"] = [verdict.to_json() for verdict in verdicts]
     rec.to_csv(table, out / "records.csv")
@@ -94,25 +98,50 @@ def finish(
 
 
 def end(
-    records: Sequence[rec.Record], card: str | Path | None, out_dir: str | Path, *, grid: str = "core"
-) -> list[Verdict]:
+    records: Sequence[rec.Record], card: str | Path | None, out_dir: str | Path, *, grid: str = "core",
+    changed: str = "", command: str = "",
+) -> list[Verdict]:  # fmt: skip
     """After a multirun: print table and verdicts, write the study below outputs/; also when some jobs failed.
 
     Args:
         records: what the jobs left, at least one.
         card: the paper's card.yaml, or None.
         grid: the grid that was run, named in the command.
+        changed: what differs from the card's protocol (study/protocol.py); then the claims are not judged.
+        command: what was typed, where that is known.
+
+    A study that holds fewer runs than the one in out_dir is written beside it.
     """
+    out_dir = _beside(Path(out_dir), records)
     known = load_card(card) if card else None
     table = rec.tidy(records)
-    verdicts = finish(records, known, out_dir, title=records[0].paper, commands=_commands(records, grid))
+    commands = [command] if command else _commands(records, grid)
+    verdicts = finish(
+        records, known, out_dir, title=records[0].paper, commands=commands, changed=changed if known else ""
+    )
     print_table(table, known)
-    if known:
+    if known and changed:
+        print(f"\nnot judged: {changed}")
+    elif known:
         print_verdicts(verdicts)
         _print_lines("where it fails", known.failures)
         _print_lines("what differs", known.notes)
     print(f"\ntable, figure and README: {out_dir}\npage: {page_line(records[0].paper)}")
     return verdicts
+
+
+def _beside(folder: Path, records: Sequence[rec.Record]) -> Path:
+    """The folder, or the next one (`_study_2`) where it holds runs that are not among the records."""
+    ours = {record.config_hash for record in records}
+    for k in range(1, 1000):
+        out = folder if k == 1 else folder.with_name(f"{folder.name}_{k}")
+        try:
+            there = set(rec.from_csv(out / "records.csv")["config_hash"])
+        except UserError:  # none, or one that cannot be read
+            return out
+        if there <= ours:
+            return out
+    return folder
 
 
 def publish(
