@@ -53,6 +53,7 @@ class Record:
         curves: file name beside the record, or None.
         seconds, peak_mb: wall time and peak memory of the run.
         data_digest: of what it read (`inputs.data_digest`); "" where nothing was, or a record of before there was one.
+        claims_digest: of the paper's claims when it was run (`machine.claims_digest`); "" before there was one.
         kept: what it used of `lossatlas.kept` ({file, seconds, peak_mb, made}); making it is not in its seconds.
     """
 
@@ -78,6 +79,7 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     config_hash: str = ""
     data_digest: str = ""
+    claims_digest: str = ""
 
 
 def name(value: Any) -> str:
@@ -172,11 +174,12 @@ def tidy(records: Iterable[Record]) -> DataFrame:
 
 
 def _each_once(records: Iterable[Record]) -> list[Record]:
-    """Of records of one run (equal hash, arm, condition and seed) the last: asked for twice, it is one run."""
+    """Of records of one run (equal hash, data, arm, condition and seed) the last: asked for twice, it is one run."""
     found: dict[Any, Record] = {}
     for k, record in enumerate(records):
         condition = tuple(sorted((key, name(value)) for key, value in record.condition.items()))
         own = (record.experiment, record.scale, record.arm, condition, record.seed, record.config_hash)
+        own = (*own, record.data_digest)  # of other data it is another run
         found[own if record.config_hash else k] = record
     return list(found.values())
 

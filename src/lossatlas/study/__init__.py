@@ -15,7 +15,7 @@ from lossatlas import records as rec
 from lossatlas.claims import Card, Verdict, judge, load_card, verdict_seeds
 from lossatlas.errors import UserError
 from lossatlas.paths import page_line
-from lossatlas.study import curves
+from lossatlas.study import curves, evidence
 from lossatlas.study.figure import arm_styles, draw, palette
 from lossatlas.study.readme import Facts, facts_of, readme
 from lossatlas.study.table import Cells, cell, cells, metrics_of, print_table, print_verdicts, summary
@@ -58,6 +58,7 @@ def finish(
     room: str = "",
     versions: Mapping[str, str] | None = None,
     changed: str = "",
+    claims: Mapping[str, Any] | None = None,
 ) -> list[Verdict]:
     """Write records.csv, figure.png, README.md and verdicts.json, each atomically; return the verdicts.
 
@@ -70,6 +71,7 @@ def finish(
         room: link to the paper's code, relative to out_dir.
         versions: of packages; by default those of the records, or of the folder's verdicts.json for a tidy table.
         changed: what differs from the card's protocol; then no claim is judged.
+        claims: digests of the claims, from `evidence.claims`.
 
     Raises:
         UserError: out_dir cannot be written.
@@ -80,9 +82,11 @@ def finish(
     if versions is None:
         versions = _versions(given) if given else dict(_earlier(out).get("versions", {}))
     verdicts = judge(card, table) if card and not changed else []
-    facts = facts_of(table, versions)
+    facts = facts_of(table, versions, claims, evidence.told(out))
     image, trouble = draw(table, card)
-    commands = commands or [f"python -m run -m experiment={name}" for name in table["experiment"].unique()]
+    commands = commands or [
+        evidence.command(str(name), rows["seed"]) for name, rows in table.groupby("experiment", sort=False)
+    ]
     text = readme(table, card, verdicts, facts, title=title, commands=commands, room=room)
     if changed:
         text = text.replace("\n## Results\n", f"\nNot judged: {changed}.\n\n## Results\n", 1)
@@ -117,8 +121,9 @@ def end(
     table = rec.tidy(records)
     commands = [command] if command else _commands(records, grid)
     verdicts = finish(
-        records, known, out_dir, title=records[0].paper, commands=commands, changed=changed if known else ""
-    )
+        records, known, out_dir, title=records[0].paper, commands=commands, changed=changed if known else "",
+        claims=evidence.claims(Path(card), records, table, {}) if card else None,
+    )  # fmt: skip
     print_table(table, known)
     if known and changed:
         print(f"\nnot judged: {changed}")
@@ -156,30 +161,43 @@ def publish(
         folder: experiments/<slug>.
         outputs: where the runs left their learning curves, which become curves.csv.
 
+    Rows of an earlier protocol move to records_earlier.csv.
+
     Raises:
-        UserError: nothing to publish, or runs of another scale than the evidence has.
+        UserError: nothing to publish, runs of another scale than the evidence has, or seeds that are not planned.
     """
     known = load_card(card)
     table = _ordered(verdict_seeds(rec.tidy(records)))
     if table.empty:
         raise UserError("publish=true needs runs with seeds for verdicts (< 100 or >= 1000)")
+    evidence.refuse_unplanned(table)
     folder = Path(folder)
-    commands = _commands(records, grid)
+    names: list[str] = []
     if (folder / "records.csv").exists():
         old = rec.from_csv(folder / "records.csv")
         if set(old["scale"]) != set(table["scale"]):
             raise UserError(
                 f"{folder / 'records.csv'} holds scale {old['scale'].iloc[0]}: publish that scale only"
             )
-        table = _merged(old, table)
-        others = [
-            name for name in table["experiment"].unique() if name not in {r.experiment for r in records}
+        table = _one_protocol(_merged(old, table), folder)
+        names = [n for n in table["experiment"].unique() if n not in {r.experiment for r in records}]
+    seeds = table.groupby("experiment")["seed"]
+    commands = [evidence.command(name, seeds.get_group(name)) for name in names]
+    commands += (
+        _commands(records, grid)
+        if grid != "core"
+        else [
+            evidence.command(name, seeds.get_group(name))
+            for name in dict.fromkeys(r.experiment for r in records)
         ]
-        commands = [*(f"python -m run -m experiment={name}" for name in others), *commands]
+    )
     versions = _versions(records) or _earlier(folder).get("versions", {})
     if outputs is not None:
         curves.update(folder / "curves.csv", curves.bands(table, outputs, known))
-    return finish(table, known, folder, commands=commands, room=_room(known.paper), versions=versions)
+    claims = evidence.claims(Path(card), records, table, _earlier(folder).get("claims", {}))
+    return finish(
+        table, known, folder, commands=commands, room=_room(known.paper), versions=versions, claims=claims
+    )
 
 
 def refresh(folder: str | Path) -> list[Verdict]:
@@ -193,9 +211,19 @@ def refresh(folder: str | Path) -> list[Verdict]:
     """
     folder = Path(folder)
     known, table = load_card(folder / "card.yaml"), _ordered(rec.from_csv(folder / "records.csv"))
-    return finish(
-        table, known, folder, room=_room(known.paper), versions=_earlier(folder).get("versions", {})
-    )
+    table, before = _one_protocol(table, folder), _earlier(folder)
+    claims = evidence.claims(folder / "card.yaml", [], table, before.get("claims", {}))
+    versions = before.get("versions", {})
+    return finish(table, known, folder, room=_room(known.paper), versions=versions, claims=claims)
+
+
+def _one_protocol(table: DataFrame, folder: Path) -> DataFrame:
+    """The rows of the experiment files' protocols; others join those of records_earlier.csv."""
+    table, other = evidence.split(table)
+    if len(other):
+        path = folder / evidence.EARLIER
+        rec.to_csv(_merged(rec.from_csv(path), other) if path.exists() else other, path)
+    return table
 
 
 def _merged(old: DataFrame, new: DataFrame) -> DataFrame:
