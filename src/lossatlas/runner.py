@@ -15,18 +15,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, inputs, kept, launch, records
+from lossatlas import checkpoint, inputs, kept, launch, machine, records
 from lossatlas.errors import FULL, UserError, storage_error
 from lossatlas.jobs import Job, said
 from lossatlas.locks import HELD, locked
-from lossatlas.machine import (
-    card_of,
-    claims_digest,
-    code_version,
-    package_versions,
-    peak_memory_mb,
-    reset_peak_memory,
-)
+from lossatlas.machine import code_version, package_versions, peak_memory_mb, reset_peak_memory
 from lossatlas.objectives import objective_value
 from lossatlas.paths import page_line
 from lossatlas.private import redact
@@ -167,7 +160,8 @@ def make_record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
         scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
         versions=package_versions(), config=job.config, config_hash=job.config_hash,
-        data_digest=job.data_digest, claims_digest=claims_digest(card_of(cfg.paper)), kept=kept.used(), **measured,
+        data_digest=job.data_digest, claims_digest=machine.claims_digest(machine.card_of(cfg.paper)),
+        kept=kept.used(), **measured,
     )  # fmt: skip
 
 
