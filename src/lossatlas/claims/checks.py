@@ -326,8 +326,11 @@ def _tested(
     def alone() -> Alone:
         found = [many(rows.left_out(way)) for way in ways]
         p, opposite = (np.max([each[i] for each in found], axis=0) for i in (0, 1))
-        inside = [each[2] for each in found if each[2] is not None]
-        return Alone(wide.units, p, opposite, np.max(inside, axis=0) if inside else None)
+        inside = None
+        for each in found:
+            if each[2] is not None:
+                inside = each[2] if inside is None else np.maximum(inside, each[2])
+        return Alone(wide.units, p, opposite, inside)
 
     result = _told(_agreeing(test, ways), wide, label)
     return replace(result, alone=alone) if len(wide.units) > 2 else result

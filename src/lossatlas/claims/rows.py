@@ -70,7 +70,8 @@ def skewed_rows(
     above = np.maximum((scores >= score).mean(axis=0), special.stdtr(n - 1, -hall))
     below = np.maximum((scores <= score).mean(axis=0), special.stdtr(n - 1, hall))
     stricter = (above, below) if direction > 0 else (below, above)
-    return tuple(np.where(error == 0, a, np.maximum(a, b)) for a, b in zip(plain, stricter, strict=True))
+    p, opposite = (np.where(error == 0, plain[i], np.maximum(plain[i], stricter[i])) for i in (0, 1))
+    return p, opposite
 
 
 def tost_rows(
