@@ -325,7 +325,7 @@ def _tested(
 
     def alone() -> Alone:
         found = [many(rows.left_out(way)) for way in ways]
-        p, opposite = (np.max([each[i] for each in found], axis=0) for i in (0, 1))
+        p, opposite = np.max([each[0] for each in found], axis=0), np.max([each[1] for each in found], axis=0)
         inside = None
         for each in found:
             if each[2] is not None:
