@@ -17,7 +17,7 @@ NAMES = {"cons": "biased rankings, quota", "uncon": "biased rankings", "latent":
 
 
 def figure(records: "DataFrame") -> "Figure":
-    """Committee value against number of rankings, a colour per score, and the number needed against smoothness alpha."""
+    """Committee value against number of rankings, a colour per score, and the number needed against alpha."""
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
