@@ -38,7 +38,7 @@ def figure(records: "DataFrame") -> "Figure":
     _needed_against_alpha(axes[2], rows, styles)
     lines = [Line2D([], [], color="black", ls=ls, label=NAMES[arm]) for arm, ls in LINES.items()]
     axes[0].legend(handles=lines, loc="lower right", frameon=False, fontsize=9)
-    marks = [Line2D([], [], lw=2, label=name, **styles[name]) for name in SCORES]
+    marks = [Line2D([], [], lw=2, label=k, color=v["color"], marker=v["marker"]) for k, v in styles.items()]
     fig.legend(handles=marks, loc="outside right center", frameon=False, title="score")
     return fig
 

@@ -104,7 +104,7 @@ class Movies(Bias):
         )
         U = self.utilities[drawn]
         everyone = np.broadcast_to(order_of(self.utilities), (R, users, self.m))
-        truth = Truth(everyone, self.scores, self.k, numbers(seeds, "fresh/ties", (self.m,)))
+        truth = Truth(everyone, self.functions, self.k, numbers(seeds, "fresh/ties", (self.m,)))
         orders = order_of(weigh(U, second, cell["theta"])), order_of(U)
         tie = f"{cell['group']}/{cell['theta']}"
         return [a for n in self.rankings for a in self._at(n, tie, seeds, truth, orders, second)]

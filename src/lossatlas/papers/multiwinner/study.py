@@ -143,7 +143,11 @@ class Election(CellStudy):
             if rule not in RULES:
                 raise UserError(f"no rule {rule!r}; {nearest(rule, RULES)}")
         self.m, self.k, self.fresh, self.independent = m, k, fresh, independent
-        self.scores, self.rules, self.quota_kind = [make_score(name, m, k) for name in scores], rules, quotas
+        self.functions, self.rules, self.quota_kind = (
+            [make_score(name, m, k) for name in scores],
+            rules,
+            quotas,
+        )
 
     def _items(self, seeds: list[int]) -> tuple[Float[np.ndarray, "R m"], Bool[np.ndarray, "R m"]]:
         """Qualities and groups."""
@@ -155,7 +159,7 @@ class Election(CellStudy):
     def _truth(self, seeds: list[int], w: Float[np.ndarray, "R m"]) -> Truth:
         e = normals(seeds, "fresh", (self.fresh, self.m))
         tie = numbers(seeds, "fresh/ties", (self.m,))
-        return Truth(order_of(utilities(w, e)), self.scores, self.k, tie)
+        return Truth(order_of(utilities(w, e)), self.functions, self.k, tie)
 
 
 class Bias(Election):
@@ -196,8 +200,8 @@ class Bias(Election):
         """Every score and rule from the first n rankings."""
         biased, unbiased = (part[:, :n] for part in orders)
         seats = make_quotas(second[0], self.k, self.quota_kind)
-        tie = numbers(seeds, f"ties/{theta}/{n}", (len(self.scores), len(RULES), self.m))
-        found = elect(truth, self.scores, biased, unbiased, second, self.k, seats, tie)
+        tie = numbers(seeds, f"ties/{theta}/{n}", (len(self.functions), len(RULES), self.m))
+        found = elect(truth, self.functions, biased, unbiased, second, self.k, seats, tie)
         for (name, rule), S in found.items():
             if rule in self.rules:
                 metrics = measures(truth, name, S, second)
@@ -221,12 +225,12 @@ class Smoothness(Bias):
     def solve(self, cell: Cell, seeds: list[int]) -> Answers:
         """One theta; alpha and gamma are the same for every rule."""
         w, second = self._items(seeds)
-        found: dict[str, list[tuple[float, float]]] = {score.name: [] for score in self.scores}
+        found: dict[str, list[tuple[float, float]]] = {score.name: [] for score in self.functions}
         for r, seed in enumerate(seeds):
             U = utilities(w[r], normals([seed], "smoothness", (self.many, self.m))[0])
             there, low = (np.argsort(order_of(V), -1) for V in (U, weigh(U, second[r], cell["theta"])))
             half = numpy_stream(seed, "multiwinner/half").permutation(self.m)[: self.k // 2].tolist()
-            for score in self.scores:
+            for score in self.functions:
                 found[score.name].append(smoothness(score, there, low, second[r], S=half))
         values = {name: np.array(pairs) for name, pairs in found.items()}
         return [
@@ -265,7 +269,7 @@ class Samples(Election):
         super().__init__(data, **settings)
         if last < 2 or last & (last - 1) or piece < 2:
             raise ValueError(f"last is a power of 2 from 2 on and piece >= 2, got {last=}, {piece=}")
-        if many := [score.name for score in self.scores if score.best_only]:
+        if many := [score.name for score in self.functions if score.best_only]:
             raise ValueError(f"{many[0]} is not separable, its rankings would have to be kept: leave it out")
         self.ns = [2**j for j in range(1, last.bit_length())]
         self.thetas, self.last, self.repeats, self.level, self.piece = thetas, last, repeats, level, piece
@@ -306,9 +310,9 @@ class Samples(Election):
                 counts += self._tables(seeds, f"{done}", size, w, second)
                 done += size
             tie = numbers(
-                seeds, f"samples/ties/{n}", (len(points), len(self.scores), 3, self.repeats, self.m)
+                seeds, f"samples/ties/{n}", (len(points), len(self.functions), 3, self.repeats, self.m)
             )
-            for a, score in enumerate(self.scores):
+            for a, score in enumerate(self.functions):
                 items = score.item_scores(counts)
                 for p, b in itertools.product(range(len(points)), range(3)):
                     rule = RULES[b]
