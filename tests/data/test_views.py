@@ -253,7 +253,8 @@ def test_a_view_in_an_experiment_stacks_though_its_data_have_a_fixed_split(
     conf = ("experiment=ldr_noisy", "arm=ce", "data=none", "+data@data.data=digits", "noise=u00", "scale=smoke",
             "fake=false", "epochs=2", "limit.train=null", "limit.test=null", "callbacks.progress=false",
             "+data._target_=lossatlas.data.views.view", "+data._convert_=all", "+data.name=three", "+data.classes=3",
-            "+data.shape=[64]", "+data.keep=[1,4,7]", "+data.rows_per_class=20", "+data.split_seed=${seed}")  # fmt: skip
+            "+data.shape=[64]", "+data.keep=[1,4,7]", "+data.rows_per_class=20",
+            "+data.split_seed=${seed}")  # fmt: skip
     made = [composed(*conf, f"seed={seed}") for seed in (0, 1)]
     assert not torch.equal(made[0].train.x, made[1].train.x)
     assert torch.equal(made[0].test.x, made[1].test.x)  # data.data.split_seed: 0

@@ -1,6 +1,6 @@
 """Parts of a data set as a data set: classes, rows of each, smaller images; and two data sets as one.
 
-In YAML a view is a node around a declaration, written out or taken into a key of its own (conf/data/fashion_mnist_7.yaml):
+In YAML a view is a node around a declaration, such as conf/data/fashion_mnist_7.yaml:
 
     defaults: [fashion_mnist@data]          # the declaration as data.data, whose own keys stay what they were
     _target_: lossatlas.data.views.view
@@ -167,8 +167,8 @@ def drawn_rows(
     if (short := (wanted > counts) | (wanted < 1)).any():
         k = int(short.nonzero()[0])
         raise UserError(
-            f"a view with rows_per_class={rows_per_class}, imbalance={imbalance} takes {int(wanted[k])} training rows of"
-            f" class {k}, which has {int(counts[k])}: change them, or a limit that cut the rows before"
+            f"a view with rows_per_class={rows_per_class}, imbalance={imbalance} takes {int(wanted[k])} training rows"
+            f" of class {k}, which has {int(counts[k])}: change them, or a limit that cut the rows before"
         )
     order = torch.randperm(len(y), generator=stream(seed, "view/rows"))
     by_class = order[torch.argsort(y[order], stable=True)]
