@@ -131,17 +131,19 @@ def union(a: Data, b: Data, apart: bool = False, name: str | None = None) -> Dat
     """
     _check_pair(a, b, apart)
     shift = a.classes if apart else 0
-    joined = {
+    joined: dict[str, Any] = {
         split: _joined(getattr(a, split), getattr(b, split), shift)
         for split in SPLITS
         if getattr(a, split) is not None
     }
+    mean, std = _joined_scale(a, b)
     settings = {"union": b.digest, "apart": apart}
     return Data(
         name=name or f"{a.name}+{b.name}",
-        classes=a.classes + shift * b.classes // max(a.classes, 1),
+        classes=a.classes + (b.classes if apart else 0),
         **joined,
-        **_joined_scale(a, b),
+        mean=mean,
+        std=std,
         augment=a.augment,
         source=f"{a.source} and {b.source}",
         digest=_digest(a.digest, settings) if b.digest else "",
@@ -328,12 +330,13 @@ def _joined(a: Split, b: Split, shift: int) -> Split:
     return Split(torch.cat([a.x, b.x]), clean if same else torch.cat([a.y, b.y + shift]), clean)
 
 
-def _joined_scale(a: Data, b: Data) -> dict[str, Tensor | None]:
+def _joined_scale(a: Data, b: Data) -> tuple[Tensor | None, Tensor | None]:
+    """Mean and deviation of the pixels of both, from their own and their numbers of rows."""
     if a.mean is None or b.mean is None or a.std is None or b.std is None:
-        return {"mean": a.mean, "std": a.std}
+        return a.mean, a.std
     if torch.equal(a.mean, b.mean) and torch.equal(a.std, b.std):
-        return {"mean": a.mean, "std": a.std}
+        return a.mean, a.std
     w = len(a.train) / (len(a.train) + len(b.train))
     mean = w * a.mean + (1 - w) * b.mean
     square = w * (a.std**2 + (a.mean - mean) ** 2) + (1 - w) * (b.std**2 + (b.mean - mean) ** 2)
-    return {"mean": mean, "std": square.sqrt()}
+    return mean, square.sqrt()
