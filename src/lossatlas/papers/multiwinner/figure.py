@@ -70,7 +70,9 @@ def _needed_against_alpha(ax: Any, rows: "DataFrame", styles: dict[str, dict[str
         ("multiwinner_smoothness", "test/alpha"),
     ):
         own = rows[(rows["experiment"] == experiment) & (rows["arm"] == "cons")]
-        own = own[own["theta"] != ""] if "theta" in own else own
+        if metric not in own or own.empty:  # that study has not been run
+            return
+        own = own[own[metric].notna()]
         own = own.assign(theta=own["theta"].map(number_in))
         means[metric] = own.groupby(["score", "theta"])[metric].agg(["mean", "std", "count"])
     both = (
