@@ -31,6 +31,8 @@ def test_without_bias_the_committee_is_the_latent_one_and_rho_is_at_most_one():
     for score in ("borda", "cc"):  # sntv has ties, broken anew in each selection
         args = {"score": score, "n": 301, "theta": 1.0}
         assert (of(found, arm="uncon", **args) == of(found, arm="latent", **args)).all()
+        args["theta"] = 0.4  # a bias does not touch latent
+        assert (of(found, arm="latent", **args) == of(found, arm="latent", **{**args, "theta": 1.0})).all()
     assert (of(found, arm="oracle") == 1).all()
     assert (of(found, score="sntv") <= 1 + 1e-12).all()
     assert (of(found, score="borda") <= 1 + 1e-12).all()
