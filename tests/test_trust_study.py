@@ -290,7 +290,11 @@ GAUSS = ("-m", "experiment=f_distill_gauss", "hydra/launcher=basic", "arm=rkl", 
 @pytest.mark.parametrize(
     ("words", "dirty", "line"),
     [
-        (("seed=0", "rounds=2"), False, "do not follow the card's protocol (rounds=2 (card: "),
+        (
+            ("seed=0", "rounds=2"),
+            False,
+            "do not follow the card's protocol (module.rounds=2 (card: 400), rounds=2 (card: 400))",
+        ),
         (("seed=0",), True, "1 records are of a tree with uncommitted changes"),
         (("seed=50",), False, "seed 50 is not of the study that f_distill_gauss.yaml plans (seeds 0 to 19)"),
     ],
