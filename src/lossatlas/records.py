@@ -184,7 +184,7 @@ def _each_once(records: Iterable[Record]) -> list[Record]:
     return list(found.values())
 
 
-def one_row_a_run(table: DataFrame) -> DataFrame:
+def one_row_a_run(table: Any) -> Any:
     """A tidy table in which a row of a run (or of its unit) stands once, the last; rows without a hash all stay."""
     keys = [*HEAD, *condition_columns(table), "seed", "unit", "config_hash"]
     again = table.duplicated(keys, keep="last") & (table["config_hash"] != "")

@@ -77,8 +77,9 @@ def finish(
         UserError: out_dir cannot be written.
     """
     out = Path(out_dir)
-    given = None if hasattr(records, "columns") else list(records)
-    table: DataFrame = rec.one_row_a_run(records) if given is None else rec.tidy(given)
+    tabled: Any = records if hasattr(records, "columns") else None
+    given = None if tabled is not None else list(records)
+    table: DataFrame = rec.one_row_a_run(tabled) if given is None else rec.tidy(given)
     if versions is None:
         versions = _versions(given) if given else dict(_earlier(out).get("versions", {}))
     verdicts = judge(card, table) if card and not changed else []
