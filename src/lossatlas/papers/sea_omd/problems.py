@@ -269,8 +269,8 @@ class Logistic:
 def best_logistic(a: Float[Tensor, "R T d"], radius: float) -> Float[Tensor, "R d"]:
     """argmin over |w| <= radius of sum_t log(1 + exp(-<a_t, w>)), for R streams at once.
 
-    The multiplier mu of |w|^2 / 2 is moved by Newton's method on 1 / |w(mu)| = 1 / radius as in a trust region; for each
-    mu Newton's method solves for w from the one before.
+    The multiplier mu of |w|^2 / 2 is moved by Newton's method on 1 / |w(mu)| = 1 / radius, as in a trust region; for
+    each mu Newton's method solves for w from the one before.
 
     Raises:
         ValueError: no such point was found to 1e-8 of the radius.

@@ -156,7 +156,7 @@ class Bridge(Study):
 
 
 class StronglyConvex(Study):
-    """`sea_strongly_convex`: condition `setting` quadratic (b), noisy (b with c's noise) or nonconvex (c), and `amp`."""
+    """`sea_strongly_convex`: condition `setting` quadratic (b), noisy (b, noise of c) or nonconvex (c), and `amp`."""
 
     def solve(self, cell: Cell, seeds: list[int]) -> Answers:
         """One arm on one setting."""
