@@ -121,6 +121,7 @@ def _growth(
 
 def _real(ax: Any, records: "DataFrame", styles: dict[str, dict[str, Any]]) -> None:
     rows = _of(records, "sea_real")
+    rows = rows[rows["T"] != ""]  # a run's own row has no T
     rows = rows[rows["T"] == max(rows["T"], key=int)] if len(rows) else rows
     arms = [arm for arm in ("oomd", "oftrl", "ogd", "oomd_nohint", "adagrad") if arm in set(rows["arm"])]
     orders = ("iid", "permuted", "sorted")
