@@ -87,8 +87,10 @@ def _bridge(ax: Any, records: "DataFrame", styles: dict[str, dict[str, Any]]) ->
     rows = rows[(rows["sigma"] == "0.0") & (rows["T"] == "8192")] if len(rows) else rows
     for arm in ("oomd", "oftrl", "ogd"):
         if arm in set(rows["arm"]):
-            B, mean, half = _mean(rows, arm, "B", "test/ratio")
-            ax.errorbar([float(b) for b in B], mean, half, label=NAMES[arm], capsize=3, **styles[arm])
+            B, mean, half = _mean(
+                rows.assign(B=rows["B"].astype(float)).sort_values("B"), arm, "B", "test/ratio"
+            )
+            ax.errorbar(B, mean, half, label=NAMES[arm], capsize=3, **styles[arm])
     ax.axhline(0, color="#767676", lw=0.8)
     ax.axhline(2, color="#767676", lw=0.8, ls=":")
     ax.set_xscale("log", base=2)
@@ -128,7 +130,7 @@ def _real(ax: Any, records: "DataFrame", styles: dict[str, dict[str, Any]]) -> N
     for k, arm in enumerate(arms):
         held, mean, half = _mean(rows, arm, "order", "test/regret")
         at = [orders.index(order) + 0.15 * (k - len(arms) / 2) for order in held]
-        ax.errorbar(at, mean, half, fmt="o", capsize=3, label=NAMES[arm], color=styles[arm].get("color"))
+        ax.errorbar(at, mean, half, capsize=3, label=NAMES[arm], **{**styles[arm], "ls": "none"})
     ax.set_xticks(range(3), ["with replacement", "permuted", "sorted"])
     ax.set(title="logistic regression on Spambase", ylabel="regret of the drawn losses")
     ax.legend(frameon=False)
