@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lossatlas.papers.sea_omd.learners import Project
 from lossatlas.papers.sea_omd.projections import project_ball
 
 FIRST = (0.3, 0.0, 0.0)  # the quadratic's centre where it does not move
@@ -23,10 +22,17 @@ class Problem(Protocol):
     """R runs; X has diameter D, gradients are bounded by G, mean losses are L-smooth."""
 
     D: float
-    G: float | Tensor
     L: float
     start: Tensor
-    project: Project
+
+    @property
+    def G(self) -> float | Tensor:  # noqa: N802
+        """A number, or (R, 1) where runs differ."""
+        ...
+
+    def project(self, z: Tensor) -> Tensor:
+        """Onto X."""
+        ...
 
     def gradient(self, t: int, x: Tensor) -> Tensor:
         """(R, d) gradients of the drawn losses of round t (from 0) at x."""
@@ -166,13 +172,16 @@ class Regression:
     D: float = 2.0
     G: float = 2.5
     L: float = 1.0
-    project = staticmethod(project_ball)
 
     def __post_init__(self) -> None:
         self.start = torch.zeros(len(self.a), 3, dtype=torch.float64)
         rows = draw_features(2**18, torch.Generator().manual_seed(0))
         self.A = rows.T @ rows / len(rows)  # E a a^T, good to 1e-3 of its entries
         self.A2 = (rows.square().sum(1)[:, None, None] * rows[:, :, None] * rows[:, None, :]).mean(0)
+
+    def project(self, z: Tensor) -> Tensor:
+        """Onto the unit ball."""
+        return project_ball(z)
 
     def gradient(self, t: int, x: Tensor) -> Tensor:
         """(<a_t, x> - y_t) a_t."""
