@@ -91,7 +91,7 @@ def test_a_missing_data_set_names_every_source_and_the_command_that_fetches(cli,
 
     monkeypatch.setattr(transport.subprocess, "run", _no_subprocess)
     answer = cli(
-        "experiment=ldr_noisy", "data.sources=[{kind: mirror, id: nobody/letter, split: train}]", "epochs=1"
+        "experiment=ldr_noisy", "data.sources=[{kind: mirror, path: nobody/letter, x: x, y: y}]", "epochs=1"
     )
     assert answer.code == 2
     assert "fetch_data.py letter" in answer.err

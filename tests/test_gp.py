@@ -101,6 +101,18 @@ def test_fit_is_the_maximum_that_scikit_learn_finds_and_each_process_is_its_own(
         fit(x, y * math.nan)
 
 
+def test_without_jitter_and_noise_the_fit_is_scikit_learns_too():
+    """The default jitter is noise in units of a variance of hundreds: 69.0 against 76.3 nats."""
+    _, x, y, _ = problem(B=1, n=30)
+    y = (y - y.mean(1, keepdim=True)) / y.std(1, keepdim=True)
+    kernel = ConstantKernel(1.0, (1e-3, 1e3)) * Matern([0.5] * 3, (5e-3, 1e2), nu=2.5)
+    theirs = GaussianProcessRegressor(kernel + WhiteKernel(0.01, (1e-6, 10)), alpha=0.0)
+    best = theirs.fit(x[0].numpy(), y[0].numpy()).log_marginal_likelihood_value_
+    found = [log_marginal(fit(x, y, steps=300, jitter=j), x, y, jitter=0.0).item() for j in (0.0, 1e-6)]
+    assert found[0] == pytest.approx(best, abs=1e-3)
+    assert found[1] < best - 1
+
+
 @pytest.mark.parametrize(
     ("mean", "sd", "best"), [(0.0, 1.0, 0.0), (1.0, 0.5, 2.5), (3.0, 2.0, -1.0), (0.0, 1.0, 6.0)]
 )

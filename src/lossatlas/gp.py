@@ -122,18 +122,22 @@ def fit(
     steps: int = 100,
     lr: float = 0.1,
     start: Scales | None = None,
+    jitter: float = 1e-6,
 ) -> Scales:
     """Scales of largest marginal likelihood, every process on its own, by Adam on their logarithms within BOUNDS.
 
-    Data without any noise end some nats below the bound-free maximum: the jitter is noise, too.
+    Data without any noise end some nats below the maximum of a jitter of 0 (69.0 and 76.3 on 30 points in 3
+    coordinates): the jitter is noise in units of the variance, and such data ask for a variance of hundreds. With
+    `jitter=0` in float64 the fit is scikit-learn's to 1e-5 nats; the posterior then takes the same jitter.
 
     Args:
         x: in units in which BOUNDS make sense, the unit cube for instance. y: standardised.
         steps: of Adam, >= 1. lr: its rate.
         start: where to begin, such as the last fit of the same processes; None: 0.5, 1 and 0.01.
+        jitter: as in `posterior`, with which it should agree; 0 leaves the noise, >= 1e-6, to keep K positive.
 
     Raises:
-        ValueError: y that is not finite, or steps < 1.
+        ValueError: y that is not finite, steps < 1, or a covariance that is not positive in spite of the jitter.
 
     Example:
         >>> x = torch.linspace(0, 1, 20)[None, :, None]
@@ -155,7 +159,7 @@ def fit(
     with torch.enable_grad():
         for _ in range(steps):
             adam.zero_grad()
-            (-log_marginal(scales(), x, y).sum()).backward()  # a sum: no process moves another
+            (-log_marginal(scales(), x, y, jitter).sum()).backward()  # a sum: no process moves another
             adam.step()
             with torch.no_grad():
                 for name, t in logs.items():

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lossatlas.claims import tests
+from lossatlas.claims import rows, tests
 from lossatlas.claims.curves import censored_last, slopes
 from lossatlas.claims.grid import NotRunError, UnfitError, canonical, canonicals
 from lossatlas.claims.spec import Better, Bound, Check, Close, Never, Order, Ratio, Slope, Trend
 from lossatlas.claims.statistics import Statistic
-from lossatlas.claims.tests import Result
+from lossatlas.claims.tests import Alone, Result
 
 if TYPE_CHECKING:  # see statistics.py
     DataFrame = Any
 else:
     from pandas import DataFrame
+
+
+# of rows of units: p, opposite p, and p of "no difference" where the check has such a margin
+Rows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,17 @@ def _better(check: Better, table: DataFrame, steps: Sequence[str]) -> list[Resul
             return result
         return replace(result, alike=tests.tost(d, -check.alike, check.alike, check.overlap).p)
 
+    def many(d: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        p, opposite = rows.t_rows(d, check.direction * check.margin, check.direction, check.overlap)
+        inside = rows.tost_rows(d, -check.alike, check.alike, check.overlap)[0] if check.alike else None
+        return p, opposite, inside
+
     results = []
     for arm in _arms(check, table):
         for other in check.than:
             wide, ways = _both_ways(_wide(table, "arm", [arm, other]), check.direction, check.margin)
             ways = [way[:, 0] - way[:, 1] for way in ways]
-            results.append(_tested(test, ways, wide, f"{arm} - {other}"))
+            results.append(_tested(test, many, ways, wide, f"{arm} - {other}"))
     return results
 
 
@@ -83,12 +92,15 @@ def _bound(check: Bound, table: DataFrame, steps: Sequence[str]) -> list[Result]
     def test(d: np.ndarray) -> Result:
         return tests.skewed_test(d, check.limit, check.direction, check.overlap)
 
+    def many(d: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        return *rows.skewed_rows(d, check.limit, check.direction, check.overlap), None
+
     results = []
     for arm in _arms(check, table):
         wide = _wide(table, "arm", [arm])
         against = check.direction * (wide.values[:, 0] - check.limit) < 0
         wide = wide.keep(~np.isnan(wide.values[:, 0]) & (~wide.failed[:, 0] | against))
-        results.append(_tested(test, [wide.values[:, 0]], wide, arm))
+        results.append(_tested(test, many, [wide.values[:, 0]], wide, arm))
     return results
 
 
@@ -107,28 +119,41 @@ def _never(check: Never, table: DataFrame, steps: Sequence[str]) -> list[Result]
 def _close(check: Close, table: DataFrame, steps: Sequence[str]) -> list[Result]:
     target = 0.0 if check.value is None else check.value
     two_sided = tests.tost if check.than else tests.skewed_tost  # differences of two arms are symmetric
+    one_sided, low, high = (
+        rows.t_rows if check.than else rows.skewed_rows,
+        target - check.within,
+        target + check.within,
+    )
 
     def test(d: np.ndarray) -> Result:
-        return two_sided(d, target - check.within, target + check.within, check.overlap)
+        return two_sided(d, low, high, check.overlap)
+
+    def many(d: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        return *rows.tost_rows(d, low, high, check.overlap, one_sided), None
 
     results = []
     for arm in _arms(check, table):
         for other in check.than or [None]:
             wide = _wide(table, "arm", [arm] if other is None else [arm, other]).whole
             d = wide.values[:, 0] - (0.0 if other is None else wide.values[:, 1])
-            results.append(_tested(test, [d], wide, arm if other is None else f"{arm} - {other}"))
+            results.append(_tested(test, many, [d], wide, arm if other is None else f"{arm} - {other}"))
     return results
 
 
 def _ratio(check: Ratio, table: DataFrame, steps: Sequence[str]) -> list[Result]:
     one_sided = tests.t_test if check.than else tests.skewed_test
+    row, size = rows.t_rows if check.than else rows.skewed_rows, math.log1p(check.alike)
 
     def test(d: np.ndarray) -> Result:
         result = tests.ratio_test(d, check.limit, check.direction, check.overlap, one_sided)
         if check.alike == 0 or result.p is None:
             return result
-        size = math.log1p(check.alike)
         return replace(result, alike=tests.tost(d, -size, size, check.overlap, one_sided).p)
+
+    def many(d: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        p, opposite = row(d, math.log(check.limit), check.direction, check.overlap)
+        inside = rows.tost_rows(d, -size, size, check.overlap, row)[0] if check.alike else None
+        return p, opposite, inside
 
     results = []
     for arm in _arms(check, table):
@@ -147,7 +172,7 @@ def _ratio(check: Ratio, table: DataFrame, steps: Sequence[str]) -> list[Result]
             wide = replace(wide, values=logs, failed=flags)
             wide, ways = _both_ways(wide, check.direction, check.direction * math.log(check.limit))
             ways = [way[:, 0] - way[:, 1] for way in ways]
-            results.append(_tested(test, ways, wide, arm if other is None else f"{arm} / {other}"))
+            results.append(_tested(test, many, ways, wide, arm if other is None else f"{arm} / {other}"))
     return results
 
 
@@ -163,6 +188,9 @@ def _slope(check: Slope, table: DataFrame, steps: Sequence[str]) -> list[Result]
     def test(d: np.ndarray) -> Result:
         return tests.tost(d, low, high, check.overlap)
 
+    def many(d: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        return *rows.tost_rows(d, low, high, check.overlap), None
+
     x = table.drop_duplicates("step").set_index("step")["x"].reindex(list(steps)).to_numpy(float)
     if len(steps) < 2 or not (x > 0).all():
         raise NotRunError(f"a slope needs at least 2 steps with numbers > 0, got {x.tolist()}")
@@ -171,7 +199,8 @@ def _slope(check: Slope, table: DataFrame, steps: Sequence[str]) -> list[Result]
         wide = _wide(_of(table, arm), "step", steps, arm).whole
         if not check.semi and not (wide.values > 0).all():
             raise UnfitError(f"a log-log slope needs values > 0, got {wide.values.min():.4g}")
-        results.append(_tested(test, [slopes(x, wide.values, "x" if check.semi else "xy")], wide, arm))
+        each = slopes(x, wide.values, "x" if check.semi else "xy")
+        results.append(_tested(test, many, [each], wide, arm))
     return results
 
 
@@ -186,6 +215,12 @@ def _order(check: Order | Trend, table: DataFrame, steps: Sequence[str]) -> list
     def test(values: np.ndarray) -> Result:
         return compare(values, check.increasing)
 
+    def many(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        if isinstance(check, Order) and np.isfinite(values).all():
+            return *rows.order_rows(values, check.increasing), None
+        found = [test(each) for each in values]  # ranks and signs have no rows of their own
+        return np.array([r.p for r in found]), np.array([r.p_opposite for r in found]), None
+
     results = []
     if len(steps) < 2:
         raise NotRunError(f"a trend needs at least 2 steps, found {list(steps)}")
@@ -198,7 +233,7 @@ def _order(check: Order | Trend, table: DataFrame, steps: Sequence[str]) -> list
             tied = _of(table, arm).assign(value=_of(table, arm)["tie"])
             ties = _wide(tied, "step", steps, arm, finite=False)
             values = censored_last(values, ties.keep(np.isin(ties.units, wide.units)).values)
-        result = _tested(test, [values], wide, arm)
+        result = _tested(test, many, [values], wide, arm)
         notes = [result.note, f"{censored} censored values ranked last" if censored else ""]
         results.append(replace(result, note="; ".join(note for note in notes if note)))
     return results
@@ -284,15 +319,21 @@ def _both_ways(wide: _Wide, direction: int, margin: float) -> tuple[_Wide, list[
 
 
 def _tested(
-    test: Callable[[np.ndarray], Result], ways: Sequence[np.ndarray], wide: _Wide, label: str
+    test: Callable[[np.ndarray], Result], many: Rows, ways: Sequence[np.ndarray], wide: _Wide, label: str
 ) -> Result:
-    """The test of all units, and without each of them."""
-    result = _agreeing(test, ways)
-    alone = {}
-    if len(wide.units) > 2:
-        for i, unit in enumerate(wide.units):
-            alone[unit] = _agreeing(test, [np.delete(way, i, axis=0) for way in ways])
-    return replace(_told(result, wide, label), alone=alone)
+    """The test of all units, and on demand that without each of them; of several ways the larger p."""
+
+    def alone() -> Alone:
+        found = [many(rows.left_out(way)) for way in ways]
+        p, opposite = np.max([each[0] for each in found], axis=0), np.max([each[1] for each in found], axis=0)
+        inside = None
+        for each in found:
+            if each[2] is not None:
+                inside = each[2] if inside is None else np.maximum(inside, each[2])
+        return Alone(wide.units, p, opposite, inside)
+
+    result = _told(_agreeing(test, ways), wide, label)
+    return replace(result, alone=alone) if len(wide.units) > 2 else result
 
 
 def _agreeing(test: Callable[[np.ndarray], Result], ways: Sequence[np.ndarray]) -> Result:

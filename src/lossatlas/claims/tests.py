@@ -9,19 +9,33 @@ result says so. No p is 0.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from lossatlas.claims import rows
+from lossatlas.claims.rows import TINY
+
 ALPHA = 0.05
-TINY = float(np.finfo(float).tiny)  # no p is 0
-RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One comparison without each of its units in turn.
+
+    Args:
+        units: which one is left out.
+        p, opposite, alike: (units,) as in `Result`; alike None where the claim has no such margin.
+    """
+
+    units: list[str]
+    p: np.ndarray
+    opposite: np.ndarray
+    alike: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class Result:
             where there is none.
         refuted: one case proves the claim wrong (`never`).
         alike: p of "no difference"; None where the claim has no such margin.
-        alone: per unit, the result without it.
+        alone: the comparison without each of its units, worked out when it is asked for; None below 3 units.
     """
 
     effect: float
@@ -58,7 +72,7 @@ class Result:
     size: float = math.nan
     refuted: bool = False
     alike: float | None = None
-    alone: Mapping[str, Result] = field(default_factory=dict)
+    alone: Callable[[], Alone] | None = field(default=None, compare=False)
 
 
 def t_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0) -> Result:
@@ -84,20 +98,12 @@ def t_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0) -> 
         distance = direction * (effect - limit)
         told = 0.0 if abs(distance) <= _dust(d, limit) else distance
         return _by_values(effect, told, d.size, side)
-    freedom, score = d.size - 1, direction * (effect - limit) / error
     # what stats.t calls, without its checks of arguments: a card asks for hundreds of these
-    width = float(special.stdtrit(freedom, 1 - ALPHA)) * error
-    p, opposite = float(special.stdtr(freedom, -score)), float(special.stdtr(freedom, score))
-    return Result(
-        effect,
-        effect - width,
-        effect + width,
-        max(p, TINY),
-        max(opposite, TINY),
-        d.size,
-        side,
-        size=score * math.sqrt(1 / d.size + overlap),
-    )
+    width = float(special.stdtrit(d.size - 1, 1 - ALPHA)) * error
+    p, opposite = rows.t_rows(d[None], limit, direction, overlap)
+    size = direction * (effect - limit) / (error / math.sqrt(1 / d.size + overlap))
+    low, high = effect - width, effect + width
+    return Result(effect, low, high, float(p[0]), float(opposite[0]), d.size, side, size=size)
 
 
 def skewed_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0) -> Result:
@@ -112,23 +118,17 @@ def skewed_test(d: ArrayLike, limit: float, direction: int, overlap: float = 0.0
     if d.size < 3 or not math.isfinite(plain.size) or overlap:
         return plain
     n, error = d.size, _standard_error(d, 0.0)
-    score = (plain.effect - limit) / error
-    scores = _bootstrap(tuple(d.tolist()))
-    rest = d - plain.effect  # scipy.stats.skew(d, bias=False) without its checks
-    raw = float((rest**3).mean()) / float((rest**2).mean()) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)
-    skew = raw * (1 + 5 / n) / math.sqrt(n)
-    hall = score + skew * score**2 / 3 + skew**2 * score**3 / 27 + skew / 6
-    above = max(1 - np.searchsorted(scores, score) / scores.size, float(special.stdtr(n - 1, -hall)))
-    below = max(np.searchsorted(scores, score, "right") / scores.size, float(special.stdtr(n - 1, hall)))
-    p, opposite = (above, below) if direction > 0 else (below, above)
+    resampled = rows.bootstrap(d[None])
+    p, opposite = rows.skewed_rows(d[None], limit, direction, resampled=resampled)
+    skew = float(rows.skewness(d[None])[0]) / math.sqrt(n)
     critical = float(special.stdtrit(n - 1, 1 - ALPHA))
-    ends = (scores.size * np.array([ALPHA, 1 - ALPHA])).astype(int)
-    lowest, highest = scores[ends]
+    ends = (len(resampled) * np.array([ALPHA, 1 - ALPHA])).astype(int)
+    lowest, highest = np.sort(resampled[:, 0])[ends]
     lowest, highest = min(lowest, _unskewed(-critical, skew)), max(highest, _unskewed(critical, skew))
     return replace(
         plain,
-        p=max(plain.p or 0.0, p),
-        p_opposite=max(plain.p_opposite or 0.0, opposite),
+        p=float(p[0]),
+        p_opposite=float(opposite[0]),
         low=min(plain.low, plain.effect - float(highest) * error),
         high=max(plain.high, plain.effect - float(lowest) * error),
     )
@@ -326,29 +326,6 @@ def _by_values(effect: float, distance: float, n: int, side: str) -> Result:
     p, opposite = (2.0**-n if way * distance > 0 else 1.0 for way in (1, -1))
     note = "all units equal: exact sign probability 2^-n"
     return Result(effect, effect, effect, p, opposite, n, side, note=note)
-
-
-@lru_cache(maxsize=8)
-def _bootstrap(sample: tuple[float, ...]) -> np.ndarray:
-    """Sorted t scores of resamples about the sample's mean: all up to n = 5, else 2000 drawn with a fixed seed."""
-    d = np.array(sample)  # a tuple, since both sides of a tolerance ask for the same one
-    n, counts = d.size, _resamples(d.size)
-    rest = d - d.mean()
-    centred = counts @ rest / n
-    error = np.sqrt(np.maximum(counts @ rest**2 - n * centred**2, 0.0) / (n - 1) / n)
-    flat = error <= 1e-7 * float(np.abs(rest).max())
-    # a resample without spread is infinitely far out, on the side of its mean
-    return np.sort(np.where(flat, np.sign(centred) * 1e9, centred / np.where(flat, 1.0, error)))
-
-
-@lru_cache(maxsize=64)
-def _resamples(n: int) -> np.ndarray:
-    """(B, n) how often each unit is drawn."""
-    if n <= 5:
-        drawn = np.array(list(itertools.product(range(n), repeat=n)))
-    else:
-        drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
-    return np.stack([(drawn == i).sum(axis=1) for i in range(n)], axis=1).astype(float)
 
 
 def _test_width(effect: float, p: float, null_error: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 from pandas import DataFrame
 
 from lossatlas.claims.card import Card, Claim, Contrast, Part
@@ -169,10 +170,6 @@ class _Tested:
         largest = None if None in alike else max(p for p in alike if p is not None)
         return cls(max(r.p or 0.0 for r in results), opposite, largest, shown, results)
 
-    def without(self, unit: str) -> _Tested:
-        """The same without a unit, in every comparison that has it."""
-        return _Tested.of([r.alone.get(unit, r) for r in self.results])
-
 
 def _outcome(claim: Claim, records: DataFrame, compare: Compare) -> _Tested | dict[str, Any]:
     """The claim's test, or the fields of a verdict that needs none."""
@@ -224,9 +221,6 @@ def _judged(head: dict[str, Any], outcome: _Tested, others: Sequence[_Tested]) -
         remark = _joined(remark, f"opposite p {corrected[1]:.2g}")
     if verdict != alone:
         remark = _joined(remark, f"{alone} before Holm's correction")
-    units = dict.fromkeys(unit for r in outcome.results for unit in r.alone)
-    parts = [outcome.without(unit) for unit in units]
-    carried = sum(_word(part, *_corrected(part, others)) != verdict for part in parts) if units else None
     return Verdict(
         **head,
         verdict=verdict,
@@ -244,9 +238,37 @@ def _judged(head: dict[str, Any], outcome: _Tested, others: Sequence[_Tested]) -
         failed=_count(outcome.results, "failed"),
         missing=_count(outcome.results, "missing"),
         needed=units_needed(shown, ALPHA / (1 + len(others))),
-        carried=carried,
+        carried=_carried(outcome, verdict, others),
         remark=remark,
     )
+
+
+def _carried(outcome: _Tested, verdict: str, others: Sequence[_Tested]) -> int | None:
+    """How many single units, left out of every comparison that has them, leave another verdict."""
+    results = outcome.results
+    if all(r.alone is None for r in results):
+        return None
+    if any(r.refuted for r in results):
+        return 0  # one case is enough, whatever the others say
+    alone = [r.alone() if r.alone else None for r in results]
+    place = {unit: i for i, unit in enumerate(dict.fromkeys(u for a in alone if a for u in a.units))}
+    p, opposite, alike = np.empty((3, len(results), len(place)))
+    for i, (result, each) in enumerate(zip(results, alone, strict=True)):
+        p[i], opposite[i], alike[i] = result.p or 0.0, result.p_opposite or 0.0, result.alike or 0.0
+        if each is not None:
+            at = [place[unit] for unit in each.units]
+            p[i, at], opposite[i, at] = each.p, each.opposite
+            alike[i, at] = 0.0 if each.alike is None else each.alike
+    told = outcome.p_alike is not None
+    count = 0
+    for one in zip(
+        p.max(axis=0), np.minimum(1.0, len(results) * opposite.min(axis=0)), alike.max(axis=0), strict=True
+    ):
+        without = replace(
+            outcome, p=float(one[0]), p_opposite=float(one[1]), p_alike=float(one[2]) if told else None
+        )
+        count += _word(without, *_corrected(without, others)) != verdict
+    return count
 
 
 def _contrasted(claim: Claim, verdict: Verdict, records: DataFrame) -> Verdict:

@@ -28,14 +28,14 @@ def key_of(
 ) -> str:
     """Equal for jobs that may be replicas of one run.
 
-    Left out: the seed wherever one of the names in `seeds` has its value, the learning rate, `loss.<name>` for each
-    name in `scalars` and `module.<name>` for each in `settings`.
+    Left out: the seed wherever a key whose last part or whole path is in `seeds` has its value, the learning rate,
+    `loss.<name>` for each name in `scalars` and `module.<name>` for each in `settings`.
     """
     free = {*RATES, *(f"loss.{name}" for name in scalars), *(f"module.{name}" for name in settings)}
     seed = job.config["seed"]
     kept = {name: job.config.get(name) for name in READ}
     shown = {
-        path: "<seed>" if path.split(".")[-1] in seeds and value == seed else value
+        path: "<seed>" if {path, path.split(".")[-1]} & set(seeds) and value == seed else value
         for path, value in leaves(kept)
         if path not in free
     }
@@ -43,15 +43,17 @@ def key_of(
 
 
 def seeds_of(jobs: Sequence[Job]) -> tuple[str, ...]:
-    """The keys that hold a seed: `split_seed`, too, where each of several seeds draws rows of its own (`${seed}`)."""
-    pairs = {
-        (job.config["seed"], value)
-        for job in jobs
-        for path, value in leaves(job.config.get("data"))
-        if path.split(".")[-1] == "split_seed"
-    }
-    follows = len(pairs) > 1 and all(seed == value for seed, value in pairs)
-    return ("seed", "split_seed") if follows else ("seed",)
+    """The keys that hold a seed: each path of a `split_seed`, too, that is the seed in every job (`${seed}`).
+
+    A view may draw its rows by the seed from data whose own split is fixed, hence path by path.
+    """
+    pairs: dict[str, set[tuple[Any, Any]]] = {}
+    for job in jobs:
+        for path, value in leaves({name: job.config.get(name) for name in READ}):
+            if path.split(".")[-1] == "split_seed":
+                pairs.setdefault(path, set()).add((job.config["seed"], value))
+    follow = [p for p, found in pairs.items() if len(found) > 1 and all(s == v for s, v in found)]
+    return ("seed", *follow)
 
 
 def scalars_of(part: Any) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from lossatlas import checkpoint, inputs, kept, loggers, optimizers, records, runner
+from lossatlas.data import Data
 from lossatlas.errors import UserError, storage_error
 from lossatlas.jobs import Job
 from lossatlas.machine import peak_memory_mb
@@ -65,7 +66,7 @@ def _together(pairs: Sequence[Pair], quiet: bool, measure: bool) -> list[runner.
             return _alone(job, f"{type(modules[0]).__name__} trains one replica at a time")
         _share_inputs(modules)
         stack = type(modules[0]).stack(modules, _scalars(pairs, modules))
-        why = _unfit_optimizer(stack)
+        why = _unfit_optimizer(stack) or _unequal(stack)
         if why is None and measure and isinstance(stack, Stack) and not (folder / "last.ckpt").exists():
             together, line = faster_together(stack)
             print(f"stacked: {job.experiment} {job.name.rsplit('-', 2)[0]}: {line}", file=sys.stderr)
@@ -177,6 +178,15 @@ def _unfit_optimizer(stack: Any) -> str | None:
         if type(parts["optimizer"]) not in ELEMENTWISE:
             return f"{type(parts['optimizer']).__name__} looks at more than one number of a parameter"
     return None
+
+
+def _unequal(stack: Any) -> str | None:
+    """Why replicas cannot take their mini-batches side by side: views of a drawn split may differ in size."""
+    if not isinstance(stack, Stack):
+        return None
+    data: list[Any] = [lit.data for lit in stack.replicas if isinstance(lit.data, Data)]
+    sizes = {tuple(len(rows) for rows in (d.train, d.test, d.val) if rows is not None) for d in data}
+    return "their data have different numbers of rows" if len(sizes) > 1 else None
 
 
 def _alone(job: Job, why: str) -> None:
