@@ -96,6 +96,7 @@ def prepare(names: Sequence[str], words: Sequence[str], grid: str) -> list[Study
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from lossatlas import sweeps
+    from lossatlas.command import count_jobs
 
     if doubled := sorted({name for name in names if list(names).count(name) > 1}):
         raise UserError(f"{doubled[0]} stands twice in the list: name each study once")
@@ -106,7 +107,7 @@ def prepare(names: Sequence[str], words: Sequence[str], grid: str) -> list[Study
         blocks = sweeps._grid_blocks(base, own, OverridesParser.create().parse_overrides(own))
         for block in blocks:
             sweeps.check_command(block)
-        jobs = sum(sweeps._count(base, block) for block in blocks)
+        jobs = sum(count_jobs(base, block) for block in blocks)
         folder = Path(base.output_root) / name / base.scale
         known = published(str(base.paper), name, str(base.scale))
         found.append(Study(name, str(base.paper), jobs, folder, known))

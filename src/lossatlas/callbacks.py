@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
 from lossatlas import checkpoint as files
+from lossatlas import kept
 from lossatlas.jobs import stop_asked
 from lossatlas.signals import STOP, heard_by
 
@@ -121,6 +122,10 @@ class Checkpoints(Callback):
         self.path = folder / "last.ckpt"
         self.every_seconds, self.every_chunks = every_seconds, every_chunks
         self.chunks, self.saved_at = 0, time.monotonic()
+        self.begun, self.earlier = (
+            time.perf_counter(),
+            0.0,
+        )  # this process's start; seconds of those before it
         self.stop_signal: int | None = None
         self._ask: Any = None
         self._resumed: dict[str, Any] | None = None
@@ -217,14 +222,16 @@ class Checkpoints(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
     ) -> None:
-        """Adds the random states."""
+        """Adds the random states and the seconds that the run took so far, in all its processes."""
         checkpoint["random_state"] = random_state()
+        checkpoint["seconds"] = self.earlier + time.perf_counter() - self.begun - kept.spent()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
     ) -> None:
         """Keeps the random states until training starts."""
         self._resumed = checkpoint.get("random_state")
+        self.earlier = float(checkpoint.get("seconds", 0.0))
 
 
 def random_state() -> dict[str, Any]:

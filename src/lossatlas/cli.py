@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from lossatlas.errors import UserError
 from lossatlas.paths import conf_dir
-from lossatlas.signals import heard_by, interrupt
+from lossatlas.signals import heard_by, interrupt, outliving_readers
 
 HYDRA_FLAGS = (
     "-h",
@@ -30,7 +30,11 @@ TRACE_ENV = "HYDRA_FULL_ERROR"
 
 def main() -> None:
     """Entry point of `python -m run` and `lossatlas`; exits 0, 1 (a job failed), 2 (bad input) or 130."""
-    argv = sys.argv[1:]
+    with outliving_readers():
+        _main(sys.argv[1:])
+
+
+def _main(argv: list[str]) -> None:
     if "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0":
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (torchrun: the first process speaks for all)
     if not argv:

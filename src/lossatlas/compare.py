@@ -98,9 +98,9 @@ def load(paths: Sequence[Path] = ()) -> list[DataFrame]:
     tables = []
     for path in paths:
         if path.is_file():
-            tables.append(rec.from_csv(path))
+            tables.append(rec.one_row_a_run(rec.from_csv(path)))
         elif (path / "records.csv").is_file():
-            tables.append(rec.from_csv(path / "records.csv"))
+            tables.append(rec.one_row_a_run(rec.from_csv(path / "records.csv")))
         elif found := rec.read_all(path):
             tables += [
                 rec.tidy(r for r in found if r.experiment == e) for e in {r.experiment: 0 for r in found}
@@ -307,7 +307,7 @@ def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, in
     rows = rows[(rows["arm"] == side.arm) & (rows["status"] != "interrupted")]
     own = {**condition, **side.fixed}
     if metric in rows.columns and not own:
-        rows = rows[rows[metric].notna() | (rows["failed"] != 0)]
+        rows = rows[rows[metric].notna() | rows["status"].isin(["failed", "diverged"])]
     found = compute(
         MetricStatistic(metric=metric, where={key: [value] for key, value in own.items()}), rows
     ).table
@@ -318,8 +318,10 @@ def _values(side: Side, metric: str, condition: dict[str, str]) -> tuple[Any, in
     here = np.logical_and.reduce(
         [rows[key] == value for key, value in own.items()] or [rows["arm"] == side.arm]
     )
-    never = int(((rows[metric] == np.inf) & (rows["failed"] == 0) & here).sum())  # compute calls these failed
-    return good, int((found["failed"] != 0).sum()) - never, never
+    done = rows["status"] == "done"
+    never = int(((rows[metric] == np.inf) & done & here).sum())
+    dead = rows["status"].isin(["failed", "diverged"])  # whatever the claims make of them
+    return good, int((dead & here).sum()), never
 
 
 def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Comparison:
@@ -329,7 +331,7 @@ def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Compa
     if len(units) > 1 and x.experiment == y.experiment:
         result = t_test((a[units] - b[units]).to_numpy(), 0.0, 1)
         effect, low, high, n, test = result.effect, result.low, result.high, result.n, "paired t"
-        p = min(1.0, 2 * min(result.p or 0.0, result.p_opposite or 0.0)) if result.p is not None else math.nan
+        p = _two_sided((a[units] - b[units]).to_numpy(), result)
     else:
         effect, n, test = float(a.mean() - b.mean()), min(len(a), len(b)), "Welch's t"
         low = high = p = math.nan
@@ -337,6 +339,9 @@ def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Compa
             welch: Any = stats.ttest_ind(a.to_numpy(), b.to_numpy(), equal_var=False)
             ends = welch.confidence_interval(0.90)
             low, high, p = float(ends.low), float(ends.high), float(welch.pvalue)
+        elif n > 1:  # no spread on either side: the exact probability of such a split of the units
+            low = high = effect
+            p = 1.0 if effect == 0 else min(1.0, 2 / math.comb(len(a) + len(b), len(a)))
     first, second = (f"{s.arm}{''.join(f'@{k}={v}' for k, v in s.fixed.items())}" for s in (x, y))
     if x.experiment != y.experiment:
         first, second = f"{x.experiment}:{first}", f"{y.experiment}:{second}"
@@ -344,6 +349,16 @@ def _compared(x: Side, y: Side, metric: str, condition: dict[str, str]) -> Compa
     size = effect / pooled if pooled > 0 else math.nan
     means = _mean(a, *lost_a), _mean(b, *lost_b)
     return Comparison(metric, label, first, second, *means, effect, low, high, p, size, n, test)
+
+
+def _two_sided(d: np.ndarray, result: Any) -> float:
+    """Two-sided p of paired differences; where all are equal, 1 if they are 0, else that of n equal signs, 2^(1-n)."""
+    if result.p is None:
+        return math.nan
+    size = float(np.abs(d).max())
+    if float(d.std()) <= 1e-12 * size:
+        return 1.0 if size == 0 else 2.0 ** (1 - d.size)
+    return min(1.0, 2 * min(result.p, result.p_opposite))
 
 
 def _mean(values: Any, failed: int, never: int) -> Mean:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas.errors import FULL, Halt, StorageError, UserError
 from lossatlas.private import redact, written
 from lossatlas.schema import check
+from lossatlas.signals import outliving_readers
 
 SWEEP_ENV = "LOSSATLAS_SWEEP"  # the sweep's folder: every job leaves a line there
 FRUITLESS = "fruitless"  # a file in that folder: a search found no trial with an objective
@@ -67,6 +68,10 @@ def describe(cfg: DictConfig, hydra: Any) -> Job:
     if len(name) > 120:  # file systems stop at 255
         name = f"{cfg.arm or 'run'}-s{cfg.seed}-{digest}"
     folder = Path(cfg.output_root) / experiment / cfg.scale / name
+    if (
+        not folder.exists() and hydra.mode is not None
+    ):  # the same run under the name that another sweep gave it
+        folder = next(iter(sorted(folder.parent.glob(f"*-s{cfg.seed}-{digest}"))), folder)
     target = str(hydra.launcher.get("_target_", ""))
     parallel = hydra.mode == RunMode.MULTIRUN and "BasicLauncher" not in target
     return Job(experiment, condition, kept, digest, folder, parallel, name)
@@ -100,7 +105,25 @@ def condition_keys(cfg: DictConfig, hydra: Any) -> list[str]:
         for key in swept_keys([grid] if OmegaConf.is_dict(grid) else grid or [], cfg.arm)
         if key not in keys
     ]
-    return [str(key) for key in keys if key not in ("arm", "seed", "experiment", "scale")]
+    keys = [str(key) for key in keys if key not in ("arm", "seed", "experiment", "scale")]
+    return [*keys, *(key for key in _command_keys(cfg, hydra) if key not in keys)]
+
+
+def _command_keys(cfg: DictConfig, hydra: Any) -> list[str]:
+    """The keys that this sweep's command line gives several values, where they can change this arm's result."""
+    sweep = os.environ.get(SWEEP_ENV) if hydra.mode == RunMode.MULTIRUN else None
+    path = Path(sweep) / "swept" if sweep else None
+    keys = json.loads(path.read_text()) if path and path.exists() else []
+    return [key for key in keys if _counts(key.split("."), cfg)]
+
+
+def _counts(parts: list[str], cfg: DictConfig) -> bool:
+    """Whether a key is part of a run's identity: infrastructure and the tables of other arms are not."""
+    if parts[0] in ("arms", "tuned"):
+        return len(parts) < 2 or parts[1] == str(cfg.arm)
+    if parts[0] == "trainer" and len(parts) > 1:
+        return parts[1] not in TRAINER_INFRASTRUCTURE
+    return parts[0] == "settings" or parts[0] not in INFRASTRUCTURE
 
 
 def swept_keys(blocks: Iterable[Any], arm: str | None) -> list[str]:
@@ -136,6 +159,11 @@ def job(cfg: DictConfig) -> float | None:
         KeyboardInterrupt: stopped by a signal; in a sweep of several processes it returns, so that the others can save.
         Halt: in a sweep, the outputs cannot be written any more.
     """
+    with outliving_readers():  # a launcher's worker has streams of its own
+        return _job(cfg)
+
+
+def _job(cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     sweep = os.environ.get(SWEEP_ENV) if hydra.mode == RunMode.MULTIRUN else None
     if sweep is None:
@@ -228,7 +256,8 @@ def said(error: BaseException) -> str:
 
 def report(sweep: str, what: Job, status: str, line: str) -> None:
     """Leaves a job's end in the sweep's folder and prints it."""
-    _leave(sweep, {"folder": str(what.folder.resolve()), "status": status, "name": what.name})
+    entry = {"folder": str(what.folder.resolve()), "status": status, "name": what.name}
+    _leave(sweep, entry | {"condition": {key: written_name(value) for key, value in what.condition.items()}})
     _progress(sweep, what, status, line)
 
 
@@ -254,6 +283,13 @@ def _progress(sweep: str, what: Job, status: str, line: str) -> None:
 
 def _value(cfg: DictConfig, choices: DictConfig, key: str) -> Any:
     return choices[key] if key in choices else OmegaConf.select(cfg, key)
+
+
+def written_name(value: Any) -> str:
+    """The text of a condition's value, as in a record."""
+    from lossatlas.records import name
+
+    return name(value)
 
 
 def _slug(value: Any) -> str:

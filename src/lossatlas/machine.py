@@ -1,11 +1,18 @@
 """What a record says of the machine and the code: memory, versions, commit."""
 
 import functools
+import hashlib
 import importlib.metadata
+import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
-from lossatlas.paths import CHECKOUT, is_checkout
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lossatlas.paths import CHECKOUT, experiments_dir, is_checkout
 
 PACKAGES = (
     "lossatlas",
@@ -31,6 +38,31 @@ def code_version() -> tuple[str, bool]:
         if commit.returncode == 0:
             return commit.stdout.strip(), bool(changed.stdout.strip())
     return f"v{importlib.metadata.version('lossatlas')}", False
+
+
+def claims_digest(card: str | Path) -> str:
+    """Twelve digits of the sha256 of what a card claims, its notes and sources apart; "" where there is no card.
+
+    Equal digits on the day of the study and today: the claims were written before it.
+    """
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(card), resolve=False)
+    except (OSError, YAMLError, OmegaConfBaseException):
+        return ""
+    if not isinstance(raw, dict) or not isinstance(raw.get("claims"), list):
+        return ""
+    kept = [_without(claim, ("note", "source")) for claim in raw["claims"]]
+    text = json.dumps([raw.get("n"), raw.get("units"), kept], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _without(claim: Any, keys: tuple[str, ...]) -> Any:
+    return {k: v for k, v in claim.items() if k not in keys} if isinstance(claim, dict) else claim
+
+
+def card_of(paper: str | None) -> Path:
+    """Where a paper's card lies, if it has one."""
+    return experiments_dir() / str(paper) / "card.yaml"
 
 
 @functools.cache

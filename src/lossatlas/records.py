@@ -53,6 +53,7 @@ class Record:
         curves: file name beside the record, or None.
         seconds, peak_mb: wall time and peak memory of the run.
         data_digest: of what it read (`inputs.data_digest`); "" where nothing was, or a record of before there was one.
+        claims_digest: of the paper's claims when it was run (`machine.claims_digest`); "" before there was one.
         kept: what it used of `lossatlas.kept` ({file, seconds, peak_mb, made}); making it is not in its seconds.
     """
 
@@ -78,6 +79,7 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     config_hash: str = ""
     data_digest: str = ""
+    claims_digest: str = ""
 
 
 def name(value: Any) -> str:
@@ -157,7 +159,7 @@ def tidy(records: Iterable[Record]) -> DataFrame:
     """
     from pandas import DataFrame
 
-    records = list(records)
+    records = _each_once(records)
     rows = [row for record in records for row in _rows(record)]
     conditions = _names(condition for _, condition, _ in rows)
     metrics = _names(values for _, _, values in rows)
@@ -169,6 +171,24 @@ def tidy(records: Iterable[Record]) -> DataFrame:
     ]
     table = DataFrame(flat, columns=[*HEAD, *conditions, *MIDDLE, *metrics, *TAIL])
     return _typed(table)
+
+
+def _each_once(records: Iterable[Record]) -> list[Record]:
+    """Of records of one run (equal hash, data, arm, condition and seed) the last: asked for twice, it is one run."""
+    found: dict[Any, Record] = {}
+    for k, record in enumerate(records):
+        condition = tuple(sorted((key, name(value)) for key, value in record.condition.items()))
+        own = (record.experiment, record.scale, record.arm, condition, record.seed, record.config_hash)
+        own = (*own, record.data_digest)  # of other data it is another run
+        found[own if record.config_hash else k] = record
+    return list(found.values())
+
+
+def one_row_a_run(table: Any) -> Any:
+    """A tidy table in which a row of a run (or of its unit) stands once, the last; rows without a hash all stay."""
+    keys = [*HEAD, *condition_columns(table), "seed", "unit", "config_hash"]
+    again = table.duplicated(keys, keep="last") & (table["config_hash"] != "")
+    return table[~again].reset_index(drop=True)
 
 
 def condition_columns(table: DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossatlas import checkpoint, inputs, kept, launch, records
+from lossatlas import checkpoint, inputs, kept, launch, machine, records
 from lossatlas.errors import FULL, UserError, storage_error
 from lossatlas.jobs import Job, said
 from lossatlas.locks import HELD, locked
@@ -90,6 +90,8 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
     module, trainer, checkpoints = build(cfg, job, quiet)
     status, error, metrics, details = "done", None, {}, ""
     try:
+        if checkpoints:
+            checkpoints.begun = start
         metrics = train(trainer, module, checkpoints, job.folder)
     except Exception as problem:
         if full := storage_error(problem, job.folder):
@@ -108,11 +110,13 @@ def execute(cfg: DictConfig, job: Job, quiet: bool = False) -> Outcome:
         records.write_text(details, job.folder / "error.txt")
     else:
         (job.folder / "error.txt").unlink(missing_ok=True)
+    earlier = checkpoints.earlier if checkpoints else 0.0
     record = make_record(
         cfg, job, status, error, metrics, units=module.unit_metrics() if metrics else [],
         extras=module.extras() if metrics else {},
         curves=write_curves(module.curve_rows() or _history(trainer), job.folder),
-        seconds=round(time.perf_counter() - start - kept.spent(), 3), peak_mb=round(peak_memory_mb(trainer), 1),
+        seconds=round(earlier + time.perf_counter() - start - kept.spent(), 3),
+        peak_mb=round(peak_memory_mb(trainer), 1),
         device=device_name(trainer),
     )  # fmt: skip
     records.write(record, job.folder / "record.json")
@@ -156,7 +160,8 @@ def make_record(
         experiment=job.experiment, paper=cfg.paper, arm=cfg.arm, condition=job.condition, seed=cfg.seed,
         scale=cfg.scale, status=status, error=error and redact(error), metrics=metrics, commit=commit, dirty=dirty,
         versions=package_versions(), config=job.config, config_hash=job.config_hash,
-        data_digest=job.data_digest, kept=kept.used(), **measured,
+        data_digest=job.data_digest, claims_digest=machine.claims_digest(machine.card_of(cfg.paper)),
+        kept=kept.used(), **measured,
     )  # fmt: skip
 
 

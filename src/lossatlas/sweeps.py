@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +24,7 @@ from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import FRUITLESS, SWEEP_ENV, said
 from lossatlas.keys import nearest
 from lossatlas.objectives import objective
-from lossatlas.paths import experiments_dir, is_checkout
+from lossatlas.paths import CHECKOUT, experiments_dir, is_checkout
 from lossatlas.private import redact
 from lossatlas.signals import heard_by
 
@@ -61,6 +63,12 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     _refuse_overlaps(base, overrides)
     if base.publish and not is_checkout():
         raise UserError("publish=true writes experiments/ of a source checkout; this is an installed package")
+    if base.publish and (changed := _tracked_changes()):
+        raise UserError(
+            f"publish=true needs a clean tree, {changed} differs from its commit: commit it first"
+        )
+    if base.publish and base.scale != "laptop":
+        raise UserError(f"publish=true is for the card's protocol, not for scale={base.scale}: leave one out")
     blocks = _grid_blocks(base, words, overrides)
     for block in blocks:
         check_command(block)
@@ -78,6 +86,8 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
     (sweep / "total").write_text(
         json.dumps("?" if base._search else sum(count_jobs(base, block) for block in blocks))
     )
+    (sweep / "command").write_text(redact(shlex.join(["python", "-m", "run", *flags, *words])))
+    (sweep / "swept").write_text(json.dumps([] if base._search else _swept(overrides)))
     os.environ[SWEEP_ENV] = str(sweep)
     try:
         with _stoppable(sweep):
@@ -128,6 +138,34 @@ def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
             )
 
 
+def _tracked_changes() -> str:
+    """The first tracked file that differs from its commit; empty where none does, or there is no git."""
+    git = ["git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no"]
+    found = subprocess.run(git, capture_output=True, text=True, check=False)
+    return found.stdout.splitlines()[0][3:] if found.stdout else ""
+
+
+def _refuse_to_publish(found: Sequence[Any], changed: str) -> None:
+    """Evidence holds runs of the card's protocol from commits only."""
+    if changed:
+        raise UserError(
+            f"publish=true: the runs do not follow the card's protocol ({changed}); nothing published"
+        )
+    if dirty := [record for record in found if record.dirty]:
+        raise UserError(
+            f"publish=true: {len(dirty)} records are of a tree with uncommitted changes; repeat with rerun=true"
+        )
+
+
+def _swept(overrides: Sequence[Override]) -> list[str]:
+    """The keys of a command line that have several values, but arm, seed and what is Hydra's."""
+    return [
+        key
+        for key in dict.fromkeys(o.get_key_element().lstrip("+") for o in overrides if o.is_sweep_override())
+        if key not in ("arm", "seed", "experiment", "scale") and not key.startswith("hydra")
+    ]
+
+
 @contextmanager
 def _stoppable(sweep: Path) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets running jobs save themselves and starts no other; the second ends at once.
@@ -149,15 +187,24 @@ def finish(cfg: DictConfig, sweep: Path) -> int:
     """Gathers what the jobs left, writes and prints the study, returns 0, 1 (a job did not finish), 2 (all refused)."""
     from lossatlas import records
     from lossatlas import study as report
+    from lossatlas.study.protocol import changes
 
     entries = [json.loads(path.read_text()) for path in sorted(sweep.glob("*.json"))]
-    found = [records.read(Path(e["folder"]) / "record.json") for e in entries if e["folder"]]
-    kept = [record for record in found if record is not None]
+    kept = []
+    for folder, condition in {e["folder"]: e.get("condition", {}) for e in entries if e["folder"]}.items():
+        if record := records.read(Path(folder) / "record.json"):
+            record.condition = condition or record.condition  # a kept run may be of a sweep over other keys
+            kept.append(record)
     if kept and not cfg._search:
         card = experiments_dir() / str(cfg.paper) / "card.yaml"
         out = Path(cfg.output_root) / kept[0].experiment / cfg.scale / "_study"
-        report.end(kept, card if card.exists() else None, out, grid=str(cfg.grid))
+        changed = changes(kept)
+        command = (sweep / "command").read_text() if (sweep / "command").exists() else ""
+        report.end(
+            kept, card if card.exists() else None, out, grid=str(cfg.grid), changed=changed, command=command
+        )
         if cfg.publish:
+            _refuse_to_publish(kept, changed)
             evidence = experiments_dir() / str(cfg.paper)
             report.publish(kept, card, evidence, grid=str(cfg.grid), outputs=cfg.output_root)
     total = json.loads((sweep / "total").read_text())

@@ -14,6 +14,7 @@ from lossatlas.claims import number_in, verdict_seeds
 from lossatlas.report import stale
 from lossatlas.report.gather import Paper
 from lossatlas.study import cell, metrics_of, summary
+from lossatlas.study.order import rank
 
 if TYPE_CHECKING:
     DataFrame = Any  # see study/__init__.py
@@ -104,7 +105,12 @@ def _table(paper: Paper, experiment: str, counted: DataFrame) -> ArmTable:
             name in cells or (arrays.status[positions] != "done").any()
         ):  # else a run with its numbers in its units
             made.append(_row(name, positions, cells.get(name, {}), arrays))
-    made.sort(key=lambda row: (row.arm, [natural(value) for value in row.values]))
+    made.sort(
+        key=lambda row: (
+            rank(experiment, "arm", row.arm),
+            [rank(experiment, key, value) for key, value in zip(keys, row.values, strict=True)],
+        )
+    )
     return ArmTable(experiment, keys, metrics, made, found)
 
 

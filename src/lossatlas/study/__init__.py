@@ -15,7 +15,7 @@ from lossatlas import records as rec
 from lossatlas.claims import Card, Verdict, judge, load_card, verdict_seeds
 from lossatlas.errors import UserError
 from lossatlas.paths import page_line
-from lossatlas.study import curves
+from lossatlas.study import curves, evidence
 from lossatlas.study.figure import arm_styles, draw, palette
 from lossatlas.study.readme import Facts, facts_of, readme
 from lossatlas.study.table import Cells, cell, cells, metrics_of, print_table, print_verdicts, summary
@@ -57,6 +57,8 @@ def finish(
     commands: Sequence[str] = (),
     room: str = "",
     versions: Mapping[str, str] | None = None,
+    changed: str = "",
+    claims: Mapping[str, Any] | None = None,
 ) -> list[Verdict]:
     """Write records.csv, figure.png, README.md and verdicts.json, each atomically; return the verdicts.
 
@@ -68,20 +70,27 @@ def finish(
         commands: what to type to repeat the studies; by default one per experiment.
         room: link to the paper's code, relative to out_dir.
         versions: of packages; by default those of the records, or of the folder's verdicts.json for a tidy table.
+        changed: what differs from the card's protocol; then no claim is judged.
+        claims: digests of the claims, from `evidence.claims`.
 
     Raises:
         UserError: out_dir cannot be written.
     """
     out = Path(out_dir)
-    given = None if hasattr(records, "columns") else list(records)
-    table: DataFrame = records if given is None else rec.tidy(given)
+    tabled: Any = records if hasattr(records, "columns") else None
+    given = None if tabled is not None else list(records)
+    table: DataFrame = rec.one_row_a_run(tabled) if given is None else rec.tidy(given)
     if versions is None:
         versions = _versions(given) if given else dict(_earlier(out).get("versions", {}))
-    verdicts = judge(card, table) if card else []
-    facts = facts_of(table, versions)
+    verdicts = judge(card, table) if card and not changed else []
+    facts = facts_of(table, versions, claims, evidence.told(out))
     image, trouble = draw(table, card)
-    commands = commands or [f"python -m run -m experiment={name}" for name in table["experiment"].unique()]
+    commands = commands or [
+        evidence.command(str(name), rows["seed"]) for name, rows in table.groupby("experiment", sort=False)
+    ]
     text = readme(table, card, verdicts, facts, title=title, commands=commands, room=room)
+    if changed:
+        text = text.replace("\n## Results\n", f"\nNot judged: {changed}.\n\n## Results\n", 1)
     content = {"paper": card.paper if card else title, **facts.to_json()}
     content["verdicts"] = [verdict.to_json() for verdict in verdicts]
     rec.to_csv(table, out / "records.csv")
@@ -94,25 +103,51 @@ def finish(
 
 
 def end(
-    records: Sequence[rec.Record], card: str | Path | None, out_dir: str | Path, *, grid: str = "core"
-) -> list[Verdict]:
+    records: Sequence[rec.Record], card: str | Path | None, out_dir: str | Path, *, grid: str = "core",
+    changed: str = "", command: str = "",
+) -> list[Verdict]:  # fmt: skip
     """After a multirun: print table and verdicts, write the study below outputs/; also when some jobs failed.
 
     Args:
         records: what the jobs left, at least one.
         card: the paper's card.yaml, or None.
         grid: the grid that was run, named in the command.
+        changed: what differs from the card's protocol (study/protocol.py); then the claims are not judged.
+        command: what was typed, where that is known.
+
+    A study that holds fewer runs than the one in out_dir is written beside it.
     """
+    out_dir = _beside(Path(out_dir), records)
     known = load_card(card) if card else None
     table = rec.tidy(records)
-    verdicts = finish(records, known, out_dir, title=records[0].paper, commands=_commands(records, grid))
+    commands = [command] if command else _commands(records, grid)
+    verdicts = finish(
+        records, known, out_dir, title=records[0].paper, commands=commands, changed=changed if known else "",
+        claims=evidence.claims(Path(card), records, table, {}) if card else None,
+    )  # fmt: skip
     print_table(table, known)
-    if known:
+    if known and changed:
+        print(f"\nnot judged: {changed}")
+    elif known:
         print_verdicts(verdicts)
         _print_lines("where it fails", known.failures)
         _print_lines("what differs", known.notes)
     print(f"\ntable, figure and README: {out_dir}\npage: {page_line(records[0].paper)}")
     return verdicts
+
+
+def _beside(folder: Path, records: Sequence[rec.Record]) -> Path:
+    """The folder, or the next one (`_study_2`) where it holds runs that are not among the records."""
+    ours = {record.config_hash for record in records}
+    for k in range(1, 1000):
+        out = folder if k == 1 else folder.with_name(f"{folder.name}_{k}")
+        try:
+            there = set(rec.from_csv(out / "records.csv")["config_hash"])
+        except UserError:  # none, or one that cannot be read
+            return out
+        if there <= ours:
+            return out
+    return folder
 
 
 def publish(
@@ -127,30 +162,43 @@ def publish(
         folder: experiments/<slug>.
         outputs: where the runs left their learning curves, which become curves.csv.
 
+    Rows of an earlier protocol move to records_earlier.csv.
+
     Raises:
-        UserError: nothing to publish, or runs of another scale than the evidence has.
+        UserError: nothing to publish, runs of another scale than the evidence has, or seeds that are not planned.
     """
     known = load_card(card)
     table = _ordered(verdict_seeds(rec.tidy(records)))
     if table.empty:
         raise UserError("publish=true needs runs with seeds for verdicts (< 100 or >= 1000)")
+    evidence.refuse_unplanned(table)
     folder = Path(folder)
-    commands = _commands(records, grid)
+    names: list[str] = []
     if (folder / "records.csv").exists():
         old = rec.from_csv(folder / "records.csv")
         if set(old["scale"]) != set(table["scale"]):
             raise UserError(
                 f"{folder / 'records.csv'} holds scale {old['scale'].iloc[0]}: publish that scale only"
             )
-        table = _merged(old, table)
-        others = [
-            name for name in table["experiment"].unique() if name not in {r.experiment for r in records}
+        table = _one_protocol(_merged(old, table), folder)
+        names = [n for n in table["experiment"].unique() if n not in {r.experiment for r in records}]
+    seeds = table.groupby("experiment")["seed"]
+    commands = [evidence.command(name, seeds.get_group(name)) for name in names]
+    commands += (
+        _commands(records, grid)
+        if grid != "core"
+        else [
+            evidence.command(name, seeds.get_group(name))
+            for name in dict.fromkeys(r.experiment for r in records)
         ]
-        commands = [*(f"python -m run -m experiment={name}" for name in others), *commands]
+    )
     versions = _versions(records) or _earlier(folder).get("versions", {})
     if outputs is not None:
         curves.update(folder / "curves.csv", curves.bands(table, outputs, known))
-    return finish(table, known, folder, commands=commands, room=_room(known.paper), versions=versions)
+    claims = evidence.claims(Path(card), records, table, _earlier(folder).get("claims", {}))
+    return finish(
+        table, known, folder, commands=commands, room=_room(known.paper), versions=versions, claims=claims
+    )
 
 
 def refresh(folder: str | Path) -> list[Verdict]:
@@ -164,9 +212,19 @@ def refresh(folder: str | Path) -> list[Verdict]:
     """
     folder = Path(folder)
     known, table = load_card(folder / "card.yaml"), _ordered(rec.from_csv(folder / "records.csv"))
-    return finish(
-        table, known, folder, room=_room(known.paper), versions=_earlier(folder).get("versions", {})
-    )
+    table, before = _one_protocol(table, folder), _earlier(folder)
+    claims = evidence.claims(folder / "card.yaml", [], table, before.get("claims", {}))
+    versions = before.get("versions", {})
+    return finish(table, known, folder, room=_room(known.paper), versions=versions, claims=claims)
+
+
+def _one_protocol(table: DataFrame, folder: Path) -> DataFrame:
+    """The rows of the experiment files' protocols; others join those of records_earlier.csv."""
+    table, other = evidence.split(table)
+    if len(other):
+        path = folder / evidence.EARLIER
+        rec.to_csv(_merged(rec.from_csv(path), other) if path.exists() else other, path)
+    return table
 
 
 def _merged(old: DataFrame, new: DataFrame) -> DataFrame:

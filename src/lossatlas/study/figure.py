@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.claims import Card, load_function
-from lossatlas.study.table import metrics_of, summary
+from lossatlas.study.table import conditions_of, metrics_of, summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def _default(table: DataFrame, card: Card | None) -> Figure:
 
 def _panel(ax: Any, found: DataFrame, styles: dict[str, dict[str, str]]) -> None:
     """Arms side by side within a condition, so that intervals do not hide each other."""
-    conditions, arms = (list(dict.fromkeys(found[key])) for key in ("condition", "arm"))
+    conditions, arms = conditions_of(found), list(dict.fromkeys(found["arm"]))
     for i, arm in enumerate(arms):
         rows = found[found["arm"] == arm]
         shift = 0.6 * ((i + 0.5) / len(arms) - 0.5)

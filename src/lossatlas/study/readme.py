@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.claims import Card, Verdict
@@ -25,26 +25,44 @@ HOW = (
 
 @dataclass(frozen=True)
 class Facts:
-    """How a study was run: counts of runs by status, seconds of all runs together, machine, code."""
+    """How a study was run: counts of runs by status, seconds of all runs together, machine, code, claims.
+
+    Args:
+        claims: `now`, the digest of the card's claims, and `at_study`, by experiment those that its runs recorded.
+        earlier: rows of an earlier protocol, which lie in records_earlier.csv.
+    """
 
     runs: dict[str, int]
     seconds: float
     devices: list[str]
     commits: list[str]
     versions: dict[str, str]
+    claims: dict[str, Any] = field(default_factory=dict)
+    earlier: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
 
 
-def facts_of(table: DataFrame, versions: Mapping[str, str]) -> Facts:
-    """The facts of a tidy table; package versions are not in it."""
+def facts_of(
+    table: DataFrame,
+    versions: Mapping[str, str],
+    claims: Mapping[str, Any] | None = None,
+    earlier: Sequence[str] = (),
+) -> Facts:
+    """The facts of a tidy table; what is not in it is given."""
     runs = table[table["unit"].isna() | table["seconds"].notna()]
     counts = {str(status): int(count) for status, count in runs["status"].value_counts().items()}
     names = {key: sorted(set(table[key]) - {""}) for key in ("device", "commit")}
     return Facts(
-        counts, round(float(table["seconds"].sum()), 1), names["device"], names["commit"], dict(versions)
+        counts,
+        round(float(table["seconds"].sum()), 1),
+        names["device"],
+        names["commit"],
+        dict(versions),
+        dict(claims or {}),
+        list(earlier),
     )
 
 
@@ -145,6 +163,14 @@ def _how(facts: Facts) -> str:
         f"- machine: {'; '.join(facts.devices) or 'not recorded'}",
         f"- code: {', '.join(f'`{commit}`' for commit in facts.commits) or 'not recorded'}",
     ]
+    lines += [f"- not counted: {line}" for line in facts.earlier]
+    if facts.claims:
+        told = (
+            f"{name} {' and '.join(f'`{d}`' for d in ds)}" for name, ds in facts.claims["at_study"].items()
+        )
+        lines.append(
+            f"- claims: `{facts.claims['now']}`; when the study was run: {', '.join(told) or 'not recorded'}"
+        )
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return "\n".join([*lines, *([f"- versions: {versions}"] if versions else [])])
 

@@ -16,6 +16,7 @@ from scipy import stats
 from lossatlas.claims import Card, Verdict, verdict_seeds
 from lossatlas.claims.spec import MetricStatistic
 from lossatlas.records import condition_columns, metric_columns
+from lossatlas.study.order import rank
 
 if TYPE_CHECKING:  # see study/__init__.py
     DataFrame = Series = Any
@@ -51,7 +52,8 @@ def summary(table: DataFrame, experiment: str, metric: str, keys: Sequence[str] 
 
     Returns:
         Columns arm, condition (the values of the keys that vary), those of `keys`, mean, half (NaN for n < 2), n,
-        failed, never: n counts the runs (or units) that are done with a number, never the done ones whose metric is
+        failed, never, place (of the condition in the grid's order).
+        n counts the runs (or units) that are done with a number, never the done ones whose metric is
         infinite (a time that is not reached), failed all others.
     """
     rows = verdict_seeds(table[table["experiment"] == experiment])
@@ -67,6 +69,7 @@ def summary(table: DataFrame, experiment: str, metric: str, keys: Sequence[str] 
     never = value == np.inf
     lost = {"lost": (~good & ~never).astype(int), "never": never.astype(int)}
     rows = rows.assign(condition=_labels(rows), value=value.where(good), **lost)
+    rows = _in_order(rows, experiment)
     rows = rows.assign(**{f"key {key}": rows[key] for key in keys})  # a condition may be called n or mean
     groups = rows.groupby(["arm", "condition", *(f"key {key}" for key in keys)], sort=False)
     found = groups.agg(
@@ -75,11 +78,31 @@ def summary(table: DataFrame, experiment: str, metric: str, keys: Sequence[str] 
         n=("value", "count"),
         failed=("lost", "sum"),
         never=("never", "sum"),
+        place=("place", "min"),
     )
     found = found[found["n"] > 0].reset_index()
     quantile = stats.t.ppf(0.975, np.maximum(found["n"] - 1, 1))
     found["half"] = (quantile * found["sd"] / np.sqrt(found["n"])).where(found["n"] > 1)
     return found.drop(columns="sd")
+
+
+def conditions_of(found: DataFrame) -> list[str]:
+    """The conditions of a `summary` in the grid's order."""
+    return list(dict.fromkeys(found.sort_values("place", kind="stable")["condition"]))
+
+
+def _in_order(rows: DataFrame, experiment: str) -> DataFrame:
+    """Rows sorted by arm and condition as the experiment file has them, with the condition's `place`."""
+    keys = condition_columns(rows)
+    points = [
+        tuple(rank(experiment, key, value) for key, value in zip(keys, point, strict=True))
+        for point in rows[keys].itertuples(index=False, name=None)
+    ]
+    places = {point: k for k, point in enumerate(sorted(set(points)))}
+    arms = [rank(experiment, "arm", arm) for arm in rows["arm"]]
+    order = {arm: k for k, arm in enumerate(sorted(set(arms)))}
+    rows = rows.assign(place=[places[p] for p in points], _arm=[order[a] for a in arms])
+    return rows.sort_values(["_arm", "place", "seed"], kind="stable")
 
 
 def metrics_of(table: DataFrame, card: Card | None, experiment: str) -> list[str]:
@@ -97,7 +120,7 @@ def metrics_of(table: DataFrame, card: Card | None, experiment: str) -> list[str
 def cells(table: DataFrame, experiment: str, metric: str) -> Cells:
     """The printed table of one metric: arms by conditions, or conditions by arms where these are many."""
     found = summary(table, experiment, metric)
-    arms, conditions = (list(dict.fromkeys(found[key])) for key in ("arm", "condition"))
+    arms, conditions = list(dict.fromkeys(found["arm"])), conditions_of(found)
     text = {(row.arm, row.condition): cell(row) for row in found.itertuples()}
     if len(conditions) > MANY:
         head, rows = ["", *arms], [[c, *(text.get((a, c), "-") for a in arms)] for c in conditions]

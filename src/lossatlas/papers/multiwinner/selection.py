@@ -62,7 +62,7 @@ def select_top(
     Example:
         >>> second = np.array([False, False, False, True, True])
         >>> select_top(np.array([5.0, 4.0, 3.0, 1.0, 2.0]), 3, np.zeros(5), second, (1, 1))
-        array([4, 0, 1])
+        array([0, 4, 1])
     """
     reserved = np.zeros(scores.shape, bool)
     if any(quotas):
@@ -195,6 +195,7 @@ def select(
         ValueError: no rankings, or k, second or quotas that do not fit.
 
     Example:
+        >>> from lossatlas.papers.multiwinner import make_score, positions_of
         >>> positions = positions_of([[0.9, 0.8, 0.3, 0.2], [0.7, 0.9, 0.2, 0.3], [0.9, 0.8, 0.4, 0.1]])
         >>> borda = make_score("borda", m=4, k=2)
         >>> select(positions, borda, 2).tolist(), select(positions, borda, 2, second=[0, 0, 1, 1]).tolist()

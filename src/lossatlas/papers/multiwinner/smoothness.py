@@ -35,7 +35,7 @@ def smoothness(
         >>> second = np.array([False, True, True, True])
         >>> there, low = positions_of(U), positions_of(U * np.where(second, 0.7, 1.0))
         >>> [round(smoothness(make_score(name, 4, 2), there, low, second, best=1)[0], 2) for name in ("borda", "sntv")]
-        [0.81, 0.33]
+        [0.87, 0.44]
     """
     low = np.flatnonzero(second)
     if not 1 <= best < len(low):
