@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 STAMP := $(if $(VENV),$(VENV)/.lossatlas-ready,.env-checked)
 
-.PHONY: help run test lint study report clean
+.PHONY: help run test budget lint study report clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,8 +13,11 @@ help:  ## this list
 run: $(STAMP)  ## environment, data and the main job: ALDR-KL on noisy UCI Letter
 	$(PY) -m run experiment=ldr_noisy
 
-test: $(STAMP)  ## environment and the tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+test: $(STAMP)  ## environment and the tests; paper=ldr: one paper's, core=1: all but the papers'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(if $(paper),--paper $(paper)) $(if $(core),--core)
+
+budget: $(STAMP)  ## the tests, failing where a paper's cost more than 45 processor seconds
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal --budget $(if $(paper),--paper $(paper))
 
 lint: $(STAMP)  ## ruff and pyright
 	$(PY) -m ruff check .

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from budget import Budget
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 from jaxtyping import install_import_hook
@@ -52,6 +53,23 @@ def cli(
         return Answer(int(stop.value.code or 0), out, err)
 
     return call
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--budget",
+        dest="limit",
+        action="store_true",
+        help="fail where a paper's tests cost more than its budget",
+    )
+    parser.addoption("--paper", default="", help="only this paper's tests, its smoke runs included")
+    parser.addoption("--core", action="store_true", help="only the tests of the frame")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(
+        Budget(config.rootpath, **{k: config.getoption(k) for k in ("limit", "paper", "core")}), "budget"
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

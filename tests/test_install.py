@@ -60,7 +60,7 @@ def test_the_wheel_lists_runs_and_finds_its_cards(site, tmp_path):
     words = ("-m", "experiment=ldr_noisy", "scale=smoke", "arm=ce,aldr_kl", "noise=u60", "seed=0,1")
     done = command(site, tmp_path, *words)
     assert done.returncode == 0, done.stderr
-    assert "robust-uniform" in done.stdout
+    assert "not judged: scale=smoke" in done.stdout
     assert len(list((tmp_path / "out").rglob("record.json"))) == 4
     refused = command(site, tmp_path, *words, "publish=true")
     assert refused.returncode == 2

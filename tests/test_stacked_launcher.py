@@ -136,16 +136,16 @@ def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, m
     One epoch, since float32 rounding grows with every step; the tight comparison is in test_stacked.py
     (abs: one of 128 test images).
     """
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        default = compose("config", [f"experiment={experiment}", "scale=smoke"], return_hydra_config=True)
     words = (
         "-m",
         f"experiment={experiment}",
         "scale=smoke",
         f"epochs={EPOCHS.get(experiment, 1)}",
-        "seed=0,1",
+        f"seed=0,{default.get('seeds', 1)}",  # a run of a block of seeds, and the next block
+        "logger=none",
     )
-    words = (*words, "logger=none")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        default = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
     grid = default.hydra.sweeper.params or {}
     first = [f"{key}={str(value).split(',')[0]}" for key, value in grid.items() if key not in ("arm", "seed")]
     arm = f"arm={default.arm}"

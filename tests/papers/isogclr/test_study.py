@@ -249,7 +249,7 @@ TOGETHER = {  # a last mini-batch of 6 or 5 images: the two processes have 3 and
 def two_processes(tmp_path_factory):
     """Every case in the same two processes."""
     outputs = tmp_path_factory.mktemp("ranks")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     lines = [[*words, "trainer=ddp_sim", "trainer.devices=2"] for words in TOGETHER.values()]
     paths = os.pathsep.join([str(root / "src"), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
