@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def experiments(papers: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {name: file for name, file in files.items() if not papers or file["paper"] in papers}
 
 
-def run_all(machine: Machine, part: str, lines: dict[str, Sequence[str]]) -> Iterator[Row]:
+def run_all(machine: Machine, part: str, lines: Mapping[str, Sequence[str]]) -> Iterator[Row]:
     """A row for each line, one process for all of them (torch is imported once); anew after one that ends it."""
     names = list(lines)
     folder = machine.outputs / part
