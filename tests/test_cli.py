@@ -131,8 +131,10 @@ def test_lists_help_and_errors_do_not_import_torch(words):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_list_has_one_line_per_experiment(cli):
+def test_no_word_lists_the_papers_and_a_paper_its_experiments(cli):
     answer = cli()
     assert answer.code == 0
-    assert "ldr_noisy " in answer.out
+    assert "  ldr " in answer.out
     assert all(len(line) < 200 for line in answer.out.splitlines())
+    assert "experiment=ldr_noisy\n" in cli("ldr").out
+    assert cli("lrd").code == 2

@@ -56,7 +56,7 @@ def test_the_wheel_lists_runs_and_finds_its_cards(site, tmp_path):
         ).returncode
         == 0
     )
-    assert "ldr_noisy" in command(site, tmp_path).stdout
+    assert "  ldr " in command(site, tmp_path).stdout
     words = ("-m", "experiment=ldr_noisy", "scale=smoke", "arm=ce,aldr_kl", "noise=u60", "seed=0,1")
     done = command(site, tmp_path, *words)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from lossatlas import listing
 from lossatlas.errors import UserError
 from lossatlas.paths import conf_dir
 from lossatlas.signals import heard_by, interrupt, outliving_readers
@@ -38,7 +39,7 @@ def _main(argv: list[str]) -> None:
     if "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0":
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (torchrun: the first process speaks for all)
     if not argv:
-        print(listing())
+        print(listing.overview())
         sys.exit(0)
     if os.environ.get(TRACE_ENV, "0") not in ("", "0") or "debug=trace" in argv:
         sys.exit(dispatch(argv))
@@ -66,6 +67,9 @@ def dispatch(argv: Sequence[str]) -> int:
             return 0
         _hydra(list(argv))
         return 0
+    if len(argv) == 1 and "=" not in argv[0] and not argv[0].startswith("-"):
+        print(listing.of_paper(argv[0]))
+        return 0
     from lossatlas import sweeps
     from lossatlas.command import check_single
 
@@ -73,31 +77,6 @@ def dispatch(argv: Sequence[str]) -> int:
         return sweeps.study(list(argv), _hydra)
     check_single(list(argv))
     return sweeps.single(list(argv), _hydra)
-
-
-def listing() -> str:
-    """The experiments with their first comment line each, read without a YAML parser."""
-    root = conf_dir() / "experiment"
-    rows = []
-    for path in sorted(root.rglob("*.yaml")):
-        name = path.relative_to(root).with_suffix("").as_posix()
-        comments = (
-            line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
-        )
-        about = next((line for line in comments if not line.startswith("@package")), "")
-        rows.append((name, about.split(" python -m run")[0]))
-    width = max((len(name) for name, _ in rows), default=0)
-    lines = [f"  {name:<{width}}  {about}" for name, about in rows]
-    return "\n".join(
-        [
-            "usage: python -m run experiment=NAME [key=value ...]      one run",
-            "       python -m run -m experiment=NAME [key=a,b ...]     the study: all arms, conditions and seeds",
-            "       python -m run --help                               groups and flags",
-            "",
-            "experiments:",
-            *lines,
-        ]
-    )
 
 
 def one_line(error: BaseException) -> str:
@@ -115,7 +94,7 @@ def one_line(error: BaseException) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if group.startswith("experiment"):
             group, option = "experiment", error.missing_cfg_file.removeprefix("experiment/")
-            options = [line.split()[0] for line in listing().split("experiments:\n")[1].splitlines()]
+            options = [found.name for found in listing.experiments()]
         else:
             options = list(error.options or [])
         return f"{group}={option}: no such {group or 'config'}; {nearest(option, options)}"
