@@ -149,7 +149,9 @@ def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, m
     )
     grid = default.hydra.sweeper.params or {}
     path = conf_dir() / "scale" / "smoke" / f"{experiment}.yaml"
-    smoke = yaml.safe_load(path.read_text()) if path.is_file() else {}  # -m would replace its sizes by the grid's
+    smoke = (
+        yaml.safe_load(path.read_text()) if path.is_file() else {}
+    )  # -m would replace its sizes by the grid's
     values = {key: default[key] if key in smoke else str(value).split(",")[0] for key, value in grid.items()}
     first = [f"{key}={value}" for key, value in values.items() if key not in ("arm", "seed")]
     arm = f"arm={default.arm}"
