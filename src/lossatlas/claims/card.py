@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -169,6 +171,16 @@ class Equation(Strict):
     tex: str
     says: str = ""
     source: str = ""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Equation:
+        counts = Counter(re.findall(r"\\(?:left|right)(?![a-zA-Z])|\\.|[{}]", self.tex, re.DOTALL))
+        for one, other in (("{", "}"), (r"\left", r"\right")):
+            if counts[one] != counts[other]:
+                raise ValueError(
+                    f"{counts[one]} {one} against {counts[other]} {other}: a pair lacks its half"
+                )
+        return self
 
 
 class Card(Strict):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossatlas.claims.card import Card, Part
+from lossatlas.claims.card import Card, Part, load_card
 from lossatlas.claims.grid import canonical
 from lossatlas.claims.spec import FunctionStatistic, MetricStatistic
+from lossatlas.errors import UserError
 
 if TYPE_CHECKING:  # see statistics.py
     DataFrame = Any
@@ -23,11 +25,13 @@ class Names:
         arms: of its file, those of its extended grid among them.
         metrics: of its records; empty where nobody knows them yet.
         conditions: key to values; empty where nobody knows them yet.
+        own: the method may make conditions of its own, besides these.
     """
 
     arms: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
     conditions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    own: bool = False
 
 
 def names_of(arms: Iterable[str], table: DataFrame | None = None) -> Names:
@@ -52,6 +56,42 @@ def misnamed(card: Card, experiments: Mapping[str, Names]) -> list[str]:
         parts += [claim.contrast.part(part) for part in claim.parts] if claim.contrast else []
         found = [line for part in parts for line in _part(part, experiments)]
         lines += [f"card {card.paper}, claim {claim.id}: {line}" for line in dict.fromkeys(found)]
+    return lines
+
+
+def check_card(path: Path, experiment: str, experiments: Iterable[str], has: Names) -> None:
+    """Checks a card before the first job of a study.
+
+    Args:
+        path: of the card.
+        experiment: whose study it is; names of the others are not looked at.
+        experiments: all there are.
+        has: what `experiment` has, as far as its config says.
+
+    Raises:
+        UserError: the card is malformed, or names what is not there; the first such line.
+    """
+    card = load_card(path)
+    known = {name: Names() for name in experiments} | {experiment: has}
+    lines = [*misnamed(card, known), *unreadable(card)]
+    if lines:
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise UserError(lines[0] + more)
+
+
+def unreadable(card: Card) -> list[str]:
+    """One line for each equation that the report's reader of TeX refuses; empty where that is not installed."""
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        return []
+    lines = []
+    for equation in card.equations:
+        try:
+            convert(equation.tex)
+        except Exception as error:
+            why = type(error).__name__.removesuffix("Error")
+            lines.append(f"card {card.paper}, equation {equation.tex!r}: no LaTeX ({why})")
     return lines
 
 
@@ -87,9 +127,9 @@ def _conditions(points: Mapping[str, Iterable[str]], has: Names) -> Iterator[str
     for key, values in points.items():
         if key == "arm":
             yield from _unknown("arm", values, has.arms)
-        elif has.conditions and key not in has.conditions:
+        elif has.conditions and not has.own and key not in has.conditions:
             yield _line("condition", key, has.conditions)
-        elif has.conditions:
+        elif key in has.conditions:
             yield from _unknown(f"value of {key}", values, has.conditions[key])
 
 
