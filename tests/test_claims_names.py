@@ -60,18 +60,29 @@ def test_a_card_is_checked_without_pandas(tmp_path, old, new, wrong, doubtful):
         assert all(one.startswith("card ldr, claim ") and one.endswith(line) for one in lines)
 
 
-def test_a_study_under_a_misspelt_card_starts_no_job(cli, outputs, tmp_path, monkeypatch):
-    from lossatlas import sweeps
-
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "arm: aldr_kl",
+            "arm: aldr_k",
+            "card ldr, claim robust-uniform: no arm 'aldr_k': did you mean 'aldr_kl'?",
+        ),
+        ("kind: better", "kind: bettter", "got 'bettter': did you mean 'better'?"),
+        (r"\lambda_i \leftarrow", r"\frac{\lambda_i \leftarrow", "{ and } do not match in"),
+        (r"\lambda_i \leftarrow", r"x^a^b \leftarrow", "no LaTeX (DoubleSuperscripts)"),
+    ],
+)
+def test_a_card_is_checked_before_the_first_job(cli, outputs, tmp_path, monkeypatch, old, new, line):
     (tmp_path / "ldr").mkdir()
-    text = (ROOT / "experiments/ldr/card.yaml").read_text().replace("arm: aldr_kl", "arm: aldr_k", 1)
-    (tmp_path / "ldr" / "card.yaml").write_text(text)
-    monkeypatch.setattr(sweeps, "experiments_dir", lambda: tmp_path)
+    text = (ROOT / "experiments/ldr/card.yaml").read_text()
+    assert old in text
+    (tmp_path / "ldr" / "card.yaml").write_text(text.replace(old, new, 1))
+    monkeypatch.setattr("lossatlas.machine.experiments_dir", lambda: tmp_path)
     answer = cli("-m", "experiment=ldr_noisy", "scale=smoke", "arm=ce", "seed=0", "noise=u60")
     assert answer.code == 2
-    assert answer.err.strip().splitlines() == [
-        "lossatlas: card ldr, claim robust-uniform: no arm 'aldr_k': did you mean 'aldr_kl'?"
-    ]
+    assert line in answer.err
+    assert answer.err.count("\n") == 1
     assert not list(outputs.rglob("record.json"))
 
 

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lossatlas import launch
-from lossatlas.command import check_command, check_grid, count_jobs, say_rate, values_of
+from lossatlas.command import check_claims, check_command, check_grid, count_jobs, say_rate, values_of
 from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import FRUITLESS, SWEEP_ENV, said
 from lossatlas.keys import nearest
@@ -74,11 +74,11 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
         check_command(block)
     if base.grid == "core":
         check_grid(base, {o.get_key_element() for o in overrides})
+    check_claims(base)
     if base._search:
         metric, direction = objective(base, str(experiments[-1][0]))
         aim = [f"objective.metric={metric}", f"objective.direction={direction}"]
         blocks = [[*block, *aim] for block in blocks]
-    _check_claims(str(base.paper))
     say_rate(base, overrides)
     first = launch.rank() == 0  # of torchrun's processes one writes and prints for all
     root = Path(base.output_root).resolve() if first else Path(tempfile.mkdtemp())
@@ -137,24 +137,6 @@ def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
                 f"{override.input_line}: each run has seeds={count} seeds from `seed` on, these overlap; write"
                 f" seed={firsts[0]} seeds={firsts[-1] - firsts[0] + 1}"
             )
-
-
-def _check_claims(paper: str) -> None:
-    """The card before the first job, since a misspelt arm would cost the study its verdict.
-
-    Raises:
-        UserError: a card that cannot be read, or that names what its experiments do not have.
-    """
-    path = experiments_dir() / paper / "card.yaml"
-    if not path.exists():
-        return
-    from lossatlas.claims.names import check_card
-
-    wrong, new = check_card(path)
-    if wrong:
-        raise UserError(wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
-    for line in new:
-        print(f"lossatlas: {line} (in the records so far)", file=sys.stderr)
 
 
 def _tracked_changes() -> str:

@@ -37,8 +37,9 @@ def check_card(path: Path) -> tuple[list[str], list[str]]:
     """A card against the experiment files and the records beside it, before any job starts and without pandas.
 
     Returns:
-        What is wrong for certain (an experiment, an arm, a value of a key that the file's grid sets), and what the
-        records so far do not have, though a run may bring it: a metric, a condition that the code names.
+        What is wrong for certain (an experiment, an arm, a value of a key that the file's grid sets, a formula that is
+        no LaTeX), and what the records so far do not have, though a run may bring it: a metric, a condition or, in
+        a study of cells, an arm that the code names.
 
     Raises:
         UserError: the card cannot be read or says what a card may not say.
@@ -52,16 +53,39 @@ def check_card(path: Path) -> tuple[list[str], list[str]]:
     files = {name: _of_file(file) if name in needed else Names() for name, file in declared.items()}
     seen = _of_records(path.parent / "records.csv", needed)
     certain = {name: _joined(files[name], seen.get(name, Names())) for name in files}
-    wrong = misnamed(
-        card, {name: replace(has, metrics=frozenset(), closed=False) for name, has in certain.items()}
-    )
+    sure = {name: replace(has, metrics=frozenset(), closed=False) for name, has in certain.items()}
+    for name in needed & {*declared}:
+        if "seeds" in _raw(declared[name]):  # of cells
+            sure[name] = replace(sure[name], arms=frozenset())
     closed = {name: has if name in seen else replace(has, closed=False) for name, has in certain.items()}
-    return wrong, [line for line in misnamed(card, closed) if line not in wrong]
+    wrong = misnamed(card, sure)
+    return [*wrong, *unreadable(card)], [line for line in misnamed(card, closed) if line not in wrong]
+
+
+def unreadable(card: Card) -> list[str]:
+    """One line for each equation that the report's reader of LaTeX refuses; empty where that is not installed."""
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        return []
+    lines = []
+    for equation in card.equations:
+        try:
+            convert(equation.tex)
+        except Exception as error:
+            why = type(error).__name__.removesuffix("Error")
+            lines.append(f"card {card.paper}, equation {equation.tex!r}: no LaTeX ({why})")
+    return lines
+
+
+def _raw(path: Path) -> dict[str, Any]:
+    raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
 
 
 def _of_file(path: Path) -> Names:
     """Arms and conditions that an experiment file names, those of the file it starts from among them."""
-    raw: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    raw = _raw(path)
     found = Names(frozenset(map(str, raw.get("arms") or {})))
     for default in raw.get("defaults") or []:
         if isinstance(default, str) and default.startswith("/experiment/"):
