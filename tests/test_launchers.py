@@ -80,12 +80,14 @@ def test_joblib(cli, outputs, flaky):
     check_failures(cli, outputs, flaky, ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), (0, 1, 3))
 
 
+@pytest.mark.study
 def test_submitit_local(cli, outputs, flaky):
     check_failures(
         cli, outputs, flaky, ("hydra/launcher=submitit_local", "hydra.launcher.parallel=2"), (0, 1, 2)
     )
 
 
+@pytest.mark.study
 def test_ray_on_a_local_cluster(cli, outputs, flaky):
     check_failures(cli, outputs, flaky, ("hydra/launcher=ray", "hydra.launcher.init.num_cpus=2"), (0, 1, 2))
 

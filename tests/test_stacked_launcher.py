@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 
 from lossatlas.jobs import Job
@@ -147,7 +148,12 @@ def test_every_method_says_whether_it_can_and_is_right(cli, outputs, tmp_path, m
         "logger=none",
     )
     grid = default.hydra.sweeper.params or {}
-    first = [f"{key}={str(value).split(',')[0]}" for key, value in grid.items() if key not in ("arm", "seed")]
+    path = conf_dir() / "scale" / "smoke" / f"{experiment}.yaml"
+    smoke = (
+        yaml.safe_load(path.read_text()) if path.is_file() else {}
+    )  # -m would replace its sizes by the grid's
+    values = {key: default[key] if key in smoke else str(value).split(",")[0] for key, value in grid.items()}
+    first = [f"{key}={value}" for key, value in values.items() if key not in ("arm", "seed")]
     arm = f"arm={default.arm}"
     answer = cli(*words, arm, *first, *STACKED)
     assert answer.code == 0, answer

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas.errors import UserError
 from lossatlas.jobs import describe
 from lossatlas.keys import check_keys, nearest, unknown, unread_keys
+from lossatlas.machine import card_of
 from lossatlas.paths import conf_dir
 from lossatlas.private import refuse_literals
 from lossatlas.schema import check
@@ -97,6 +98,24 @@ def check_grid(base: DictConfig, given: set[str]) -> None:
             word = OverridesParser.create().parse_override(f"{key}={value}")
             OmegaConf.update(cfg, key.lstrip("+"), word.value())
             check(cfg)
+
+
+def check_claims(base: DictConfig) -> None:
+    """Checks the paper's card, so that a misspelt claim or formula is met before the first job.
+
+    Raises:
+        UserError: the card cannot be read, or names an experiment, arm or value of the grid that is not there.
+    """
+    path = card_of(base.paper)
+    if not path.is_file():
+        return
+    from lossatlas.claims.names import check_card  # with pydantic's models of a card; no pandas, no scipy
+
+    wrong, new = check_card(path)
+    if wrong:
+        raise UserError(wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
+    for line in new:
+        print(f"lossatlas: {line} (in the records so far)", file=sys.stderr)
 
 
 def say_rate(cfg: DictConfig, overrides: Sequence[Override]) -> None:

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lossatlas import launch
-from lossatlas.command import check_command, check_grid, count_jobs, say_rate, values_of
+from lossatlas.command import check_claims, check_command, check_grid, count_jobs, say_rate, values_of
 from lossatlas.errors import Halt, StorageError, UserError
 from lossatlas.jobs import FRUITLESS, SWEEP_ENV, said
 from lossatlas.keys import nearest
@@ -74,6 +74,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
         check_command(block)
     if base.grid == "core":
         check_grid(base, {o.get_key_element() for o in overrides})
+    check_claims(base)
     if base._search:
         metric, direction = objective(base, str(experiments[-1][0]))
         aim = [f"objective.metric={metric}", f"objective.direction={direction}"]
