@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lossatlas.losses import put_finite
+
 
 @torch.no_grad()
 def log_ema(
@@ -47,6 +49,7 @@ class LogEMA(nn.Module):
 
     Attributes:
         log_u: buffer (n,) float; visits: buffer (n,) int64. Before the first visit log_u is 0 and not used.
+        skipped: buffer, int64, values left out because they were not finite.
 
     Raises:
         ValueError: gamma outside (0, 1].
@@ -62,6 +65,7 @@ class LogEMA(nn.Module):
 
     log_u: Tensor
     visits: Tensor
+    skipped: Tensor
 
     def __init__(self, gamma: float, n: int | None = None) -> None:
         super().__init__()
@@ -70,6 +74,7 @@ class LogEMA(nn.Module):
         self.gamma = gamma
         self.register_buffer("log_u", torch.empty(0))
         self.register_buffer("visits", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
         if n is not None:
             self.allocate(n)
 
@@ -87,8 +92,7 @@ class LogEMA(nn.Module):
             self.log_u[index].to(log_new.dtype), log_new.detach(), self.gamma, self.visits[index] == 0
         )
         if self.training:
-            kept = moved.to(self.log_u.dtype)
-            good = torch.isfinite(kept)
-            self.log_u[index] = torch.where(good, kept, self.log_u[index])
+            good = put_finite(self.log_u, index, moved)
             self.visits[index] += good
+            self.skipped += (~good).sum()
         return moved

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lossatlas.attacks import Objective, ball, frozen, pgd
+from lossatlas.losses import checked, in_float32
 from lossatlas.papers.comp_sum.attack import per_sample_cross_entropy
 from lossatlas.papers.comp_sum.losses import CompSumLoss
 
@@ -26,7 +27,7 @@ def score_change(
     Shapes:
         f_moved (n, K) scores at x', f (n, K) scores at x, y (n,) -> (n,).
     """
-    moved = f_moved - f
+    moved = checked(f_moved, y) - in_float32(f)
     square = (moved.gather(1, y[:, None]) - moved).square().sum(1)  # y' = y adds 0
     still = square == 0
     return torch.where(still, 0.0, torch.where(still, 1.0, square).sqrt())
@@ -52,13 +53,13 @@ class _Attacked(nn.Module):
 
     def both(self, net: nn.Module, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """Scores at x and at x' from one pass, so that batch norm is the same function for both."""
-        f, f_moved = net(torch.cat([x, moved])).chunk(2)
+        f, f_moved = in_float32(net(torch.cat([x, moved]))).chunk(2)
         return f, f_moved
 
     def clean(self, net: nn.Module, x: Tensor) -> Tensor:
         """Scores at x for the attack: evaluation mode, no gradient."""
         with frozen(net), torch.no_grad():
-            return net(x)
+            return in_float32(net(x))
 
 
 class AdvCompSumLoss(_Attacked):
@@ -111,7 +112,7 @@ class AdvCompSumLoss(_Attacked):
     ) -> Float[Tensor, " n"]:
         ball(x, self.radius)
         if self.radius == 0:
-            return self.comp_sum(net(x) / self.rho, y)
+            return self.comp_sum(in_float32(net(x)) / self.rho, y)
         fixed = self.clean(net, x)
         moved = self.attack(net, x, y, lambda f, y: score_change(f, fixed, y), generator)
         f, f_moved = self.both(net, x, moved)
@@ -148,7 +149,7 @@ class ATPGD(_Attacked):
 
 def divergence(log_p: Float[Tensor, "n K"], f_moved: Float[Tensor, "n K"]) -> Float[Tensor, " n"]:
     """KL(p(x) || p(x')) from log p(x) and the scores at x', one value per sample."""
-    return (log_p.exp() * (log_p - torch.log_softmax(f_moved, dim=1))).sum(1)
+    return (log_p.exp() * (log_p - torch.log_softmax(in_float32(f_moved), dim=1))).sum(1)
 
 
 class TRADES(_Attacked):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lossatlas.attacks import ball, frozen, pgd
+from lossatlas.losses import checked
 
 
 def per_sample_cross_entropy(f: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy, one value per sample: what the evaluation and at_pgd make large."""
-    return cross_entropy(f, y, reduction="none")
+    return cross_entropy(checked(f, y), y, reduction="none")  # which alone answers a label of -100 with 0
 
 
 def robust_correct(

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lossatlas.losses import checked
+
 
 def gap(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """log(1 + u) = -log p_y >= 0, the only quantity of the scores that a comp-sum loss sees.
@@ -17,8 +19,7 @@ def gap(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         >>> gap(torch.zeros(1, 2), torch.tensor([0]))
         tensor([0.6931])
     """
-    dtype = torch.promote_types(f.dtype, torch.float32)
-    return -torch.log_softmax(f, dim=1, dtype=dtype).gather(1, y[:, None])[:, 0]
+    return -torch.log_softmax(checked(f, y), dim=1).gather(1, y[:, None])[:, 0]
 
 
 def phi(g: Float[Tensor, "..."], tau: float) -> Float[Tensor, "..."]:
@@ -59,7 +60,7 @@ class CompSumLoss(nn.Module):
             (`continued.zero_()`).
 
     Raises:
-        ValueError: tau or limit out of range or not finite.
+        ValueError: tau or limit out of range or not finite; scores or labels that `losses.checked` refuses.
 
     Example:
         >>> CompSumLoss(tau=2.0)(torch.zeros(1, 4), torch.tensor([0]))  # 1 - p_y

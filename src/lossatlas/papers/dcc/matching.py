@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lossatlas.losses import checked, in_float32
+
 EPS = 1e-6  # in the denominator of the cosine, as in the authors' code
 
 
@@ -29,6 +31,10 @@ def row_distance(
         >>> row_distance(torch.eye(2), -torch.eye(2), eps=0.0)
         tensor(4.)
     """
+    G, H = (
+        in_float32(G),
+        in_float32(H),
+    )  # in half precision eps rounds to 0, and so do products of small norms
     norms = torch.linalg.vector_norm(G, dim=-1) * torch.linalg.vector_norm(H, dim=-1)
     return (1 - (G * H).sum(-1) / (norms + eps)).sum(-1)
 
@@ -58,7 +64,8 @@ def weights_of(net: nn.Module) -> list[nn.Parameter]:
 
 def gradients(net: nn.Module, x: Tensor, y: Tensor, keep: bool) -> tuple[Tensor, ...]:
     """Gradient of the mean cross-entropy with respect to `weights_of(net)`; with its graph if `keep`."""
-    return torch.autograd.grad(functional.cross_entropy(net(x), y), weights_of(net), create_graph=keep)
+    f = checked(net(x), y)
+    return torch.autograd.grad(functional.cross_entropy(f, y), weights_of(net), create_graph=keep)
 
 
 def class_gradients(net: nn.Module, x: Float[Tensor, "C b *shape"], keep: bool) -> list[tuple[Tensor, ...]]:

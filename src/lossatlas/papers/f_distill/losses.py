@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
+from lossatlas.losses import in_float32
 from lossatlas.papers.f_distill.divergences import Divergence
 
 NORMALISERS = ("mean", "update", "none")
@@ -41,10 +42,10 @@ def update_weight(
         tensor([[1.0000, 2.7183]])
     """
     check_weight(clip, normalise)
-    h = divergence.h(log_r.clamp(-clip, clip))
+    h = divergence.h(in_float32(log_r).clamp(-clip, clip))
     if normalise == "none":
         return h, h
-    share = torch.ones_like(h) if normalise == "mean" or size is None else size
+    share = torch.ones_like(h) if normalise == "mean" or size is None else in_float32(size)
     if bins is None:
         return h, h / ((h * share).mean(dim=1) / share.mean(dim=1))[:, None]
     at = one_hot(bins).to(h)
@@ -84,6 +85,7 @@ def generator_loss(
         difference: w (score_p - score_q) at the noised samples.
         h: weights.
     """
+    h, difference, x = in_float32(h), in_float32(difference), in_float32(x)
     return -(h[..., None] * difference).detach().mul(x).sum(dim=-1)
 
 
@@ -93,9 +95,9 @@ def logistic_loss(real: Float[Tensor, "R b"], made: Float[Tensor, "R b"]) -> Flo
     Args:
         real, made: logits at noised teacher data and noised student samples.
     """
-    return (softplus(-real) + softplus(made)).mean(dim=1)
+    return (softplus(-in_float32(real)) + softplus(in_float32(made))).mean(dim=1)
 
 
 def saturation_free_loss(made: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """The generator's GAN term, -log sigmoid of the logit at its noised samples."""
-    return softplus(-made)
+    return softplus(-in_float32(made))

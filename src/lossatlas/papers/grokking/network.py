@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lossatlas.losses import in_float32
 from lossatlas.seeding import stream
 
 
@@ -81,7 +82,7 @@ class LazyMSE(nn.Module):
         f and y (n,) or (n, K) -> (n,).
 
     Raises:
-        ValueError: alpha out of range, f and y of different shape.
+        ValueError: alpha out of range, f and y of different shape or not floating.
 
     Example:
         >>> LazyMSE(alpha=2.0)(torch.tensor([4.0]), torch.tensor([0.0]))
@@ -94,12 +95,11 @@ class LazyMSE(nn.Module):
         self.alpha = alpha
 
     def forward(self, f: Tensor, y: Tensor) -> Float[Tensor, " n"]:
-        if f.shape != y.shape:
-            raise ValueError(
-                f"LazyMSE needs outputs and targets of one shape, got {tuple(f.shape)} and {tuple(y.shape)}"
-            )
+        if f.shape != y.shape or not (f.is_floating_point() and y.is_floating_point()):
+            came = f"{tuple(f.shape)} {f.dtype} and {tuple(y.shape)} {y.dtype}"
+            raise ValueError(f"LazyMSE needs floating outputs and targets of one shape, got {came}")
         # divided first: f^2 of a large alpha would overflow where the loss does not
-        value = ((f - y) / self.alpha).square() / 2
+        value = ((in_float32(f) - in_float32(y)) / self.alpha).square() / 2
         return value if value.ndim == 1 else value.flatten(1).mean(dim=1)
 
 

@@ -1,7 +1,8 @@
 """The losses: eq. 4 of the room's head with each target histogram, and the regression losses beside them.
 
 A loss has `predict`, the number that its outputs stand for, and `clipped`, a buffer that counts the targets
-outside the support which it was trained on.
+outside the support which it was trained on. Half precision is computed in float32; outputs or targets of another
+shape or dtype raise ValueError in one line.
 """
 
 import math
@@ -11,11 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, huber_loss
 
+from lossatlas.losses import checked_targets, in_float32
 from lossatlas.papers.hl_gauss.histograms import Support, gaussian_histogram, project, two_hot
 
 
 def mean_value(l: Float[Tensor, "n m"], support: Support) -> Float[Tensor, " n"]:  # noqa: E741  (the paper's l)
     """Q = sum_i softmax(l)_i z_i."""
+    l = in_float32(l)  # noqa: E741
     return l.softmax(dim=1) @ support.centres(l)
 
 
@@ -64,6 +67,7 @@ class HLGauss(nn.Module):
         return gaussian_histogram(y, self.support, self.ratio)
 
     def forward(self, l: Float[Tensor, "n m"], y: Float[Tensor, " n"]) -> Float[Tensor, " n"]:  # noqa: E741
+        l, y = checked_targets(l, y, self.support.m, "HLGauss")  # noqa: E741
         y = clip(y, self.support.v_min, self.support.v_max, self.clipped if self.training else None)
         return cross_entropy(l, self.target(y), reduction="none")
 
@@ -101,6 +105,7 @@ class TwoHot(nn.Module):
         return two_hot(y, self.support)
 
     def forward(self, l: Float[Tensor, "n m"], y: Float[Tensor, " n"]) -> Float[Tensor, " n"]:  # noqa: E741
+        l, y = checked_targets(l, y, self.support.m, "TwoHot")  # noqa: E741
         y = clip(y, self.support.v_min, self.support.v_max, self.clipped if self.training else None)
         return cross_entropy(l, self.target(y), reduction="none")
 
@@ -137,7 +142,9 @@ class C51Loss(nn.Module):
         discount: Float[Tensor, " n"],
         l_next: Float[Tensor, "n m"],
     ) -> Float[Tensor, " n"]:
-        p = project(l_next.detach().softmax(dim=1), r, discount, self.support)
+        l, r = checked_targets(l, r, self.support.m, "C51Loss")  # noqa: E741
+        l_next, discount = checked_targets(l_next.detach(), discount, self.support.m, "C51Loss")
+        p = project(l_next.softmax(dim=1), r, discount, self.support)
         return cross_entropy(l, p, reduction="none")
 
     def predict(self, l: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:  # noqa: E741
@@ -170,6 +177,7 @@ class CategoricalMSE(nn.Module):
         self.register_buffer("clipped", torch.zeros((), dtype=torch.int64))
 
     def forward(self, l: Float[Tensor, "n m"], y: Float[Tensor, " n"]) -> Float[Tensor, " n"]:  # noqa: E741
+        l, y = checked_targets(l, y, self.support.m, "CategoricalMSE")  # noqa: E741
         y = clip(y, self.support.v_min, self.support.v_max, self.clipped if self.training else None)
         return (self.predict(l) - y).square()
 
@@ -210,12 +218,13 @@ class SquaredError(nn.Module):
         return (f - y).square()
 
     def forward(self, f: Float[Tensor, "n 1"], y: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        f, y = checked_targets(f, y, 1, type(self).__name__)
         y = clip(y, self.v_min, self.v_max, self.clipped if self.training else None)
         return self.error(self.predict(f), y)
 
     def predict(self, f: Float[Tensor, "n 1"]) -> Float[Tensor, " n"]:
         """The output itself."""
-        return f[:, 0]
+        return in_float32(f[:, 0])
 
 
 class Huber(SquaredError):

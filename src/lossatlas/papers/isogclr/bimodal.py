@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lossatlas.losses import check_index
 from lossatlas.papers.isogclr.losses import with_gradient_of
 from lossatlas.papers.isogclr.pairs import log_mean_exp, unit_pairs, weighted_mean
-from lossatlas.papers.isogclr.states import MovingMean, Temperatures, check_gamma, check_index, check_size
+from lossatlas.papers.isogclr.states import MovingMean, Temperatures, check_gamma, check_size
 
 
 class Direction(nn.Module):
@@ -93,7 +94,7 @@ class BimodalISogCLR(nn.Module):
         self, image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], index: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
         image, text = unit_pairs(image, text, "BimodalISogCLR")
-        check_index(index, len(image), len(self.image.average.log_s), "BimodalISogCLR")
+        check_index(index, len(image), len(self.image.average.log_s), "BimodalISogCLR", once=True)
         similarity = image @ text.T
         positive = similarity.diagonal()[:, None]
         own = torch.eye(len(image), dtype=torch.bool, device=image.device)

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lossatlas.losses import check_index
 from lossatlas.papers.isogclr.pairs import log_mean_exp, two_view_differences, unit_pairs, weighted_mean
-from lossatlas.papers.isogclr.states import MovingMean, Temperatures, check_gamma, check_index, check_size
+from lossatlas.papers.isogclr.states import MovingMean, Temperatures, check_gamma, check_size
 
 
 class NTXent(nn.Module):
@@ -79,7 +80,7 @@ class SogCLR(nn.Module):
         self, e1: Float[Tensor, "b d"], e2: Float[Tensor, "b d"], index: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
         e1, e2 = unit_pairs(e1, e2, "SogCLR")
-        check_index(index, len(e1), len(self.average.log_s), "SogCLR")
+        check_index(index, len(e1), len(self.average.log_s), "SogCLR", once=True)
         h, own = two_view_differences(e1, e2)
         log_s = self.average.mixed(index, log_mean_exp(h.detach(), own, self.tau).view(2, -1))
         surrogate = weighted_mean(h, own, h.new_full((len(h),), self.tau), log_s.flatten())
@@ -164,7 +165,7 @@ class ISogCLR(nn.Module):
         self, e1: Float[Tensor, "b d"], e2: Float[Tensor, "b d"], index: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
         e1, e2 = unit_pairs(e1, e2, "ISogCLR")
-        check_index(index, len(e1), len(self.log_s), "ISogCLR")
+        check_index(index, len(e1), len(self.log_s), "ISogCLR", once=True)
         h, own = two_view_differences(e1, e2)
         tau = self.temperature.of(index).to(h.dtype).repeat(2)
         log_s = self.average.mixed(index, log_mean_exp(h.detach(), own, tau).view(2, -1))

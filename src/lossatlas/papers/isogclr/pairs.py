@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lossatlas.losses import in_float32
+
 
 def unit_pairs(e1: Tensor, e2: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Both embeddings in a precision to compute in: float16 and bfloat16 become float32.
@@ -20,9 +22,7 @@ def unit_pairs(e1: Tensor, e2: Tensor, name: str) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"{name} needs a batch of at least 2 samples, got {len(e1)}: negatives are the other samples"
         )
-    if e1.dtype in (torch.float16, torch.bfloat16):
-        e1, e2 = e1.float(), e2.float()
-    return e1, e2
+    return in_float32(e1), in_float32(e2)
 
 
 def two_view_differences(

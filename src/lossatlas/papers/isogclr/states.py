@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lossatlas.ema import log_ema
+from lossatlas.losses import put_finite
 
 
 class MovingMean(nn.Module):
@@ -17,16 +18,19 @@ class MovingMean(nn.Module):
 
     Attributes:
         log_s: buffer (n,). visits: buffer (n,) int64; before the first visit log_s is 0 and not used.
+        skipped: buffer, int64, values left out because they were not finite: no visit.
     """
 
     log_s: Tensor
     visits: Tensor
+    skipped: Tensor
 
     def __init__(self, gamma: float) -> None:
         super().__init__()
         self.gamma = gamma
         self.register_buffer("log_s", torch.empty(0))
         self.register_buffer("visits", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def allocate(self, n: int) -> None:
         """n samples that were never visited; device and dtype stay."""
@@ -40,10 +44,10 @@ class MovingMean(nn.Module):
 
     @torch.no_grad()
     def store(self, index: Int[Tensor, " b"], log_s: Float[Tensor, "v b"]) -> None:
-        """The mean of the views' s becomes the sample's."""
-        mean = torch.logsumexp(log_s, dim=0) - math.log(len(log_s))
-        self.log_s[index] = mean.to(self.log_s.dtype)
-        self.visits[index] += 1
+        """The mean of the views' s becomes the sample's, where it is finite."""
+        good = put_finite(self.log_s, index, torch.logsumexp(log_s, dim=0) - math.log(len(log_s)))
+        self.visits[index] += good
+        self.skipped += (~good).sum()
 
 
 class Temperatures(nn.Module):
@@ -58,7 +62,7 @@ class Temperatures(nn.Module):
         shared: one temperature for all samples, moved by the batch's mean gradient.
 
     Attributes:
-        tau, u: buffers (n,), or (1,) where shared.
+        tau, u: buffers (n,), or (1,) where shared. A gradient that is not finite moves neither.
 
     Raises:
         ValueError: an argument out of range, or bounds out of order.
@@ -107,29 +111,9 @@ class Temperatures(nn.Module):
         rows = torch.zeros(1, dtype=torch.int64, device=index.device) if self.shared else index
         d = d.mean(0, keepdim=True) if self.shared else d
         u = torch.lerp(self.u[rows], d, self.beta)
-        self.u[rows] = u
-        self.tau[rows] = (self.tau[rows] - self.eta * u).clamp(self.tau_min, self.tau_max)
-
-
-def check_index(index: Tensor, b: int, n: int, name: str) -> None:
-    """One position in the data set for every sample, each once: copies of a sample are no negatives of each other.
-
-    Raises:
-        ValueError: not so, or nothing is allocated.
-    """
-    if n == 0:
-        raise ValueError(f"{name} keeps state per sample: call allocate(n) first, or pass n")
-    if index.shape != (b,) or index.is_floating_point():
-        raise ValueError(
-            f"{name} needs index (b,) integer, one per sample, got {tuple(index.shape)} {index.dtype}"
-        )
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= n:
-        raise ValueError(f"{name} has {n} samples, index must lie in 0..{n - 1}, got {low}..{high}")
-    if len(torch.unique(index)) < b:
-        raise ValueError(
-            f"{name} needs every sample once in a batch, got {b - len(torch.unique(index))} repeated"
-        )
+        tau = (self.tau[rows] - self.eta * u).clamp(self.tau_min, self.tau_max)
+        put_finite(self.u, rows, u)
+        put_finite(self.tau, rows, tau)
 
 
 def check_size(n: int, name: str) -> None:

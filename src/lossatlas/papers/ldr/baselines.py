@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lossatlas.papers.ldr.scores import checked, differences, log_p_label
+from lossatlas.losses import check_index, checked
+from lossatlas.papers.ldr.scores import differences, log_p_label
 
 
 def generalised_ce(log_p: Float[Tensor, " n"], q: float | Tensor) -> Float[Tensor, " n"]:
@@ -150,10 +151,8 @@ class TGCE(nn.Module):
                     "TGCE trains with index, the samples' positions in the training set, got None"
                 )
             w = (log_p.detach().exp() > self.k_t).to(log_p)
-        elif not len(self.weight_i) or index.shape != y.shape:
-            came = f"{len(self.weight_i)} allocated, index {tuple(index.shape)}, y {tuple(y.shape)}"
-            raise ValueError(f"TGCE needs allocate(n) before use and one index per sample, got {came}")
         else:
+            check_index(index, len(y), len(self.weight_i), "TGCE")
             w = self.weight_i[index].to(log_p.dtype)
         return w * generalised_ce(log_p, self.q) + (1 - w) * (1 - self.k_t**self.q) / self.q
 

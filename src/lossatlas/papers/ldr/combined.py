@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from lossatlas.papers.ldr.scores import checked, log_p_label
+from lossatlas.losses import checked
+from lossatlas.papers.ldr.scores import log_p_label
 
 
 class NCE(nn.Module):

@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from lossatlas.papers.ldr.scores import NORMALISATIONS, checked, magnitude
+from lossatlas.losses import check_index, checked, put_finite
+from lossatlas.papers.ldr.scores import NORMALISATIONS, magnitude
 
 P_SMOOTHING = 1e-5  # the reference adds it to every p_k and renormalises before the KL of eq. 2
 
@@ -92,9 +93,11 @@ class ALDRKL(nn.Module):
 
     Attributes:
         lambda_i: buffer (number of training samples,), in state_dict; `allocate` before loading one.
+        skipped: buffer, int64, steps of a lambda_i left out because the scores were not finite.
 
     Raises:
-        ValueError: an argument out of range or not finite; training without index or before `allocate`.
+        ValueError: an argument out of range or not finite; training without index or before `allocate`; an index
+            of another shape or dtype, on the CPU also one out of range.
 
     Example:
         >>> loss = ALDRKL(lambda0=1.0, alpha=2.0, n=4)
@@ -106,6 +109,7 @@ class ALDRKL(nn.Module):
     indexed = True
     stacked_scalars = ("lambda0",)
     lambda_i: Tensor
+    skipped: Tensor
 
     def __init__(
         self,
@@ -127,6 +131,7 @@ class ALDRKL(nn.Module):
         self.lambda0, self.alpha, self.c = lambda0, alpha, c
         self.normalise, self.smoothing = normalise, smoothing
         self.register_buffer("lambda_i", torch.empty(0))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
         if n is not None:
             self.allocate(n)
 
@@ -167,11 +172,9 @@ class ALDRKL(nn.Module):
                     "ALDRKL trains with index, the samples' positions in the training set, got None"
                 )
             return self.inner_step(f, f.new_full((len(f),), self.lambda0), r)
-        if not len(self.lambda_i) or index.shape != f.shape[:1]:
-            came = f"{len(self.lambda_i)} allocated, index {tuple(index.shape)}, f {tuple(f.shape)}"
-            raise ValueError(f"ALDRKL needs allocate(n) before use and one index per sample, got {came}")
+        check_index(index, len(f), len(self.lambda_i), "ALDRKL")
         lambda_ = self.lambda_i[index].to(f.dtype)
         if self.training:
             lambda_ = self.inner_step(f, lambda_, r)
-            self.lambda_i[index] = lambda_.to(self.lambda_i.dtype)
+            self.skipped += (~put_finite(self.lambda_i, index, lambda_)).sum()
         return lambda_

@@ -5,21 +5,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import log_softmax, softplus
 
+from lossatlas.losses import checked
+
 NORMALISATIONS = ("none", "l1", "softplus_l1")
-L1_FLOOR = 1e-12  # the smallest ||f||_1 that is divided by: all-zero scores stay zero
-
-
-def checked(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, "n K"]:
-    """Scores in a precision to compute in: float16 and bfloat16 become float32, others stay.
-
-    Raises:
-        ValueError: f is no floating (n, K) with K >= 2 or y is not (n,). Label values are left to torch's
-            gather: reading them here would stall a GPU at every step.
-    """
-    if f.ndim != 2 or f.shape[1] < 2 or not f.is_floating_point() or y.shape != f.shape[:1]:
-        came = f"f {tuple(f.shape)} {f.dtype}, y {tuple(y.shape)}"
-        raise ValueError(f"a loss needs floating scores f (n, K >= 2) and labels y (n,), got {came}")
-    return f.float() if f.dtype in (torch.float16, torch.bfloat16) else f
+L1_FLOOR = 1e-12  # the smallest ||f||_1 that is divided by: scores of less count as zero
+L1_CEILING = 1e30  # larger scores count as so large: a -inf becomes the limit of scores towards it
 
 
 def log_p_label(f: Float[Tensor, "n K"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -48,8 +38,9 @@ def magnitude(f: Float[Tensor, "n K"], how: str) -> tuple[Float[Tensor, "n K"], 
     """(g, r): the normalised scores of eq. 3 are g r, each sample of mean magnitude 1 over the classes.
 
     That gives lambda and c a unit. The gradient flows through r, so under "l1" it is orthogonal to f: no step
-    just inflates scores. It grows as 1 / ||f||_1: do not start from a last layer of zeros. The product is
-    left to the caller, who divides by lambda in the same pass.
+    just inflates scores. It grows as 1 / ||f||_1; all-zero scores have no direction, so there r = 1 and the
+    gradient is the plain one. A score of -inf takes the whole norm: the limit, g r = -K there and 0 elsewhere.
+    The product is left to the caller, who divides by lambda in the same pass.
 
     Args:
         f: scores.
@@ -59,10 +50,12 @@ def magnitude(f: Float[Tensor, "n K"], how: str) -> tuple[Float[Tensor, "n K"], 
         >>> magnitude(torch.tensor([[3.0, -1.0]]), "l1")
         (tensor([[ 3., -1.]]), tensor([[0.5000]]))
     """
+    K = f.shape[1]
     if how == "none":
         return f, 1.0
     if how == "softplus_l1":
-        f = sizes = softplus(f)  # not negative: the plain sum, with the cheaper gradient
-    else:
-        sizes = f.abs()
-    return f, f.shape[1] / sizes.sum(dim=1, keepdim=True).clamp_min(L1_FLOOR)
+        f = softplus(f)  # not negative: the plain sum, with the cheaper gradient
+        return f, K / f.sum(dim=1, keepdim=True).clamp_min(L1_FLOOR)
+    f = f.clamp(-L1_CEILING, L1_CEILING)
+    norm = f.abs().sum(dim=1, keepdim=True)
+    return f, K / torch.where(norm > L1_FLOOR, norm, K)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lossatlas.losses import checked, in_float32
+
 
 class Spherical(Protocol):
     """What the factored output layer asks of a loss."""
@@ -76,6 +78,8 @@ class ZLoss(nn.Module):
         return torch.logaddexp(x, torch.zeros_like(x)) / self.a
 
     def forward(self, o: Float[Tensor, "n D"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        # in float32 at least: the sum of squares of 4000 outputs of size 5 overflows half precision, without a word
+        o = checked(o, y, "ZLoss")
         self.check(o.shape[1])
         # centred first: q/D - mu^2 of outputs around 1e4 would lose a float32 variance
         return _dense(self, o - o.mean(1, keepdim=True), y)
@@ -119,12 +123,11 @@ class SphericalSoftmax(nn.Module):
         return (q + D * self.e).log() - (o_c.square() + self.e).log()
 
     def forward(self, o: Float[Tensor, "n D"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        self.check(o.shape[1])
-        return _dense(self, o, y)
+        return _dense(self, checked(o, y, "SphericalSoftmax"), y)
 
     def scores(self, o: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         """Proportional to the probabilities: o^2 + e, not o."""
-        return o.square() + self.e
+        return in_float32(o).square() + self.e
 
     def log_probs(self, o: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         """Logarithms of the class probabilities."""
@@ -157,11 +160,11 @@ class TaylorSoftmax(nn.Module):
         return (D + s + q / 2).log() - self.scores(o_c).log()
 
     def forward(self, o: Float[Tensor, "n D"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        self.check(o.shape[1])
-        return _dense(self, o, y)
+        return _dense(self, checked(o, y, "TaylorSoftmax"), y)
 
     def scores(self, o: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Proportional to the probabilities: 1 + o + o^2/2, which falls below o = -1 and rises again."""
+        o = in_float32(o)
         return 1 + o + o.square() / 2
 
     def log_probs(self, o: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
@@ -195,8 +198,7 @@ class OneHotMSE(nn.Module):
         return (q - 2 * o_c + 1) / D
 
     def forward(self, o: Float[Tensor, "n D"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        self.check(o.shape[1])
-        return _dense(self, o, y)
+        return _dense(self, checked(o, y, "OneHotMSE"), y)
 
     def scores(self, o: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         """What classes are ranked by: the outputs."""

@@ -1,11 +1,13 @@
 """The output layer of the spherical family with its exact O(d^2) gradient step (Vincent et al., NIPS 2015)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lossatlas.losses import in_float32
 from lossatlas.papers.zloss.losses import Spherical
 
 ROWS = 8192  # of V at a time where all D are passed through in float64: small enough for a cache
@@ -22,16 +24,20 @@ class SphericalOutput(nn.Module):
         d: width of the input h, >= 1.
         D: classes.
         loss: of the spherical family, such as ZLoss.
-        dtype: of V, the only large array (D d numbers); everything else is float64 and must stay so, hence
-            neither `.float()` nor `.half()` on this module.
+        dtype: of V, the only large array (D d numbers): float32 or float64, a step in half precision would
+            mostly round to nothing. Everything else is float64 and stays so: `.float()` and `.half()` are refused.
         recompute_every: steps after which V U is multiplied out and Q, wbar are summed anew, >= 1; O(D d^2) once.
         spread: U is folded into V when its singular values leave [1/spread, spread], > 1.
 
     Shapes:
         forward: h (n, d) -> (n, D) all outputs, O(n D d), for evaluation.
 
+    Attributes:
+        skipped: buffer, int64, steps left out because a loss or its gradient was not finite.
+
     Raises:
-        ValueError: sizes out of range, too few classes for the loss.
+        ValueError: sizes or dtype out of range, too few classes for the loss; a label out of range or a rate that is
+            negative or not finite, before anything moves (this layer reads numbers at every step anyway).
 
     Example:
         >>> from lossatlas.papers.zloss import ZLoss
@@ -56,6 +62,8 @@ class SphericalOutput(nn.Module):
                 "SphericalOutput needs d >= 1, recompute_every >= 1 and a finite spread > 1,"
                 f" got {d=}, {recompute_every=}, {spread=}"
             )
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"SphericalOutput needs dtype float32 or float64 of V, got {dtype}")
         loss.check(D)
         self.of_loss, self.d, self.D = loss, d, D
         self.recompute_every, self.spread = recompute_every, spread
@@ -66,14 +74,24 @@ class SphericalOutput(nn.Module):
         self.Q: Tensor
         self.wbar: Tensor
         self.steps: Tensor
+        self.skipped: Tensor
         self.register_buffer(
             "V", torch.empty(D, d, dtype=dtype).uniform_(-(d**-0.5), d**-0.5)
         )  # as nn.Linear
         for name, shape in (("U", (d, d)), ("U_inv", (d, d)), ("w", (d,)), ("Q", (d, d)), ("wbar", (d,))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
         self._identity()
         self._sum()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SphericalOutput":
+        """Moves to a device, or to float64; torch's `.half()`, `.float()` and `.to(dtype)` pass through here."""
+        if (dtype := fn(self.Q[:0]).dtype) != torch.float64:
+            raise ValueError(
+                f"SphericalOutput keeps Q, U and w in float64, got {dtype}: cast the net below it alone"
+            )
+        return super()._apply(fn, recurse)
 
     # ---------------------------------------------------------------- what a user calls
     def loss(self, h: Float[Tensor, "m d"], y: Int[Tensor, " m"], lr: float) -> Float[Tensor, " m"]:
@@ -83,30 +101,44 @@ class SphericalOutput(nn.Module):
         gradient of h alone.
         """
         values, gradient = self.update(h.detach(), y, lr)
+        h = in_float32(h)
         return values.detach() + (h - h.detach()).mul(gradient * len(h)).sum(1)
 
     @torch.no_grad()
     def update(
         self, h: Float[Tensor, "m d"], y: Int[Tensor, " m"], lr: float
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, "m d"]]:
-        """One exact SGD step on W; the losses before it and the gradient of their mean for h.
+        """One exact SGD step on W; the losses before it and the gradient of their mean for h, in float32 at least.
+
+        Where one of them is not finite W stays as it is, and `skipped` counts the step.
 
         Args:
             h: inputs.
             y: targets in [0, D); a class may occur several times.
-            lr: eta >= 0 of this step.
+            lr: eta >= 0 of this step, finite.
         """
+        right = h.ndim == 2 and h.shape[1] == self.d and h.is_floating_point() and y.dtype == torch.int64
+        if not right or y.shape != h.shape[:1] or not 0 <= lr < math.inf:
+            came = f"{tuple(h.shape)} {h.dtype}, {tuple(y.shape)} {y.dtype}, {lr=}"
+            needs = f"floating h (m, {self.d}), int64 y (m,) and a finite lr >= 0"
+            raise ValueError(f"SphericalOutput needs {needs}, got {came}")
+        if len(y) and bool((y < 0).any() | (y >= self.D).any()):
+            raise ValueError(f"labels y must lie in 0..{self.D - 1}, got {int(y.min())}..{int(y.max())}")
         H = h.to(torch.float64)
         HQ, W_y = H @ self.Q, self.rows(y)
         o_c, s, q = (W_y * H).sum(1), H @ self.wbar, (HQ * H).sum(1)
         values, A, B, G = self.coefficients(o_c, s, q)
         A, B, G = A / len(H), B / len(H), G / len(H)
         gradient = A[:, None] * self.wbar + B[:, None] * HQ + G[:, None] * W_y
-        self._step(H, HQ, W_y, y, (A, B, G), lr)
+        if bool(torch.isfinite(values.sum() + gradient.sum())):
+            self._step(H, HQ, W_y, y, (A, B, G), lr)
+        else:  # one NaN in Q, U or w would stay for good
+            self.skipped += 1
         self.steps += 1
         if int(self.steps) % self.recompute_every == 0:
             self.refresh()
-        return values.to(h.dtype), gradient.to(h.dtype)
+        wide = in_float32(h).dtype
+        return values.to(wide), gradient.to(wide)
 
     def coefficients(
         self, o_c: Float[Tensor, " m"], s: Float[Tensor, " m"], q: Float[Tensor, " m"]
