@@ -155,6 +155,15 @@ def test_a_missing_field_of_a_claim_is_named(key):
             "`title` is missing",
         ),
         ({**HEAD, "claims": ["robust"]}, "a claim is a mapping"),
+        *(
+            ({**HEAD, "claims": [claim(BETTER)], "equations": [{"tex": "x"}, {"tex": tex}]}, text)
+            for tex, text in (
+                (r"\frac{a}{b", r"card ldr: equations.1: { and } do not match in '\\frac{a}{b'"),
+                ("a}{b", "{ and } do not match"),
+                (r"\left( a", r"\left and \right do not match"),
+                (r"\begin{cases} a \\ b", r"\begin and \end do not match"),
+            )
+        ),
     ],
 )
 def test_a_mistake_in_a_card_is_one_line(raw, text):

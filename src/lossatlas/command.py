@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from lossatlas.errors import UserError
 from lossatlas.jobs import describe
 from lossatlas.keys import check_keys, nearest, unknown, unread_keys
-from lossatlas.listing import experiments
 from lossatlas.machine import card_of
 from lossatlas.paths import conf_dir
 from lossatlas.private import refuse_literals
@@ -101,33 +100,22 @@ def check_grid(base: DictConfig, given: set[str]) -> None:
             check(cfg)
 
 
-def check_claims(base: DictConfig, experiment: str) -> None:
-    """Checks the paper's card against the experiment, so that a misspelt claim is met before the first job.
-
-    A method without data may make conditions of its own, a study of cells arms, too; those cannot be compared here.
+def check_claims(base: DictConfig) -> None:
+    """Checks the paper's card, so that a misspelt claim or formula is met before the first job.
 
     Raises:
-        UserError: the card is malformed or names an experiment, arm or condition that is not there.
+        UserError: the card cannot be read, or names an experiment, arm or value of the grid that is not there.
     """
     path = card_of(base.paper)
     if not path.is_file():
         return
-    from lossatlas.claims.names import Names, check_card  # imports pandas, which the study's end needs
+    from lossatlas.claims.names import check_card  # with pydantic's models of a card; no pandas, no scipy
 
-    arms = frozenset(map(str, base.arms)) if base.get("seeds") is None else frozenset()
-    has = Names(arms, conditions=_grid_values(base), own=not base.data)
-    check_card(path, experiment, [found.name for found in experiments()], has)
-
-
-def _grid_values(base: DictConfig) -> dict[str, frozenset[str]]:
-    """Each condition of the core and the named grids with all its values."""
-    values: dict[str, set[str]] = {}
-    grids = [base._params or {}, *(base.grids or {}).values()]
-    for block in [b for grid in grids for b in ([grid] if OmegaConf.is_dict(grid) or not grid else grid)]:
-        lines = [f"{key}={value}" for key, value in block.items() if key not in ("arm", "seed")]
-        for override in OverridesParser.create().parse_overrides(lines):
-            values.setdefault(override.get_key_element().lstrip("+"), set()).update(values_of(override))
-    return {key: frozenset(map(str, found)) for key, found in values.items()}
+    wrong, new = check_card(path)
+    if wrong:
+        raise UserError(wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
+    for line in new:
+        print(f"lossatlas: {line} (in the records so far)", file=sys.stderr)
 
 
 def say_rate(cfg: DictConfig, overrides: Sequence[Override]) -> None:

@@ -74,7 +74,7 @@ class LogEMA(nn.Module):
         self.gamma = gamma
         self.register_buffer("log_u", torch.empty(0))
         self.register_buffer("visits", torch.empty(0, dtype=torch.int64))
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
         if n is not None:
             self.allocate(n)
 

@@ -2,7 +2,8 @@
 
 Dtypes and shapes are looked at everywhere, values of labels and positions on the CPU alone: to read a number from a GPU
 is to wait for it, at every step. There torch's own kernels stop at a label out of range. State per sample takes finite
-values only, so that one bad mini-batch does not spoil its samples for good; a buffer counts what was left out.
+values only, so that one bad mini-batch does not spoil its samples for good; a buffer `skipped`, which no checkpoint
+needs, counts what was left out.
 """
 
 import warnings
@@ -15,7 +16,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[impo
 HALF = (torch.float16, torch.bfloat16)
 
 
-def in_float32(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def in_float32(x: Tensor) -> Tensor:
     """float16 and bfloat16 as float32, all else as it is; the gradient comes back in x's own type.
 
     Example:
@@ -25,22 +26,21 @@ def in_float32(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return x.float() if x.dtype in HALF else x
 
 
-def checked(f: Float[Tensor, "n K"], y: Int[Tensor, " n"], name: str = "a loss") -> Float[Tensor, "n K"]:
+def checked(f: Tensor, y: Tensor, name: str = "a loss") -> Float[Tensor, "n K"]:
     """Scores in a precision to compute in, of a loss of classes.
 
     Args:
-        f: scores, K >= 2.
-        y: labels in [0, K), int64.
+        f: scores (n, K), floating, K >= 2.
+        y: labels (n,) in [0, K), int64.
         name: of the loss, for the message.
 
     Raises:
         ValueError: other dtypes or shapes; on the CPU also a label outside [0, K).
 
     Example:
-        >>> checked(torch.zeros(3, 4), torch.tensor([0, 1]))
+        >>> checked(torch.zeros(2, 3), torch.tensor([0, 3]))
         Traceback (most recent call last):
-            ...
-        ValueError: a loss needs floating scores f (n, K >= 2) and int64 labels y (n,), got f (3, 4) torch.float32, ...
+        ValueError: a loss needs labels y in 0..2, got 0..3
     """
     if (
         f.ndim != 2
@@ -51,18 +51,18 @@ def checked(f: Float[Tensor, "n K"], y: Int[Tensor, " n"], name: str = "a loss")
     ):
         came = f"f {tuple(f.shape)} {f.dtype}, y {tuple(y.shape)} {y.dtype}"
         raise ValueError(f"{name} needs floating scores f (n, K >= 2) and int64 labels y (n,), got {came}")
-    check_range(y, f.shape[1], f"{name} needs labels y")
+    check_range(y, f.shape[1], f"{name} needs labels y in")
     return in_float32(f)
 
 
 def checked_targets(
-    f: Float[Tensor, "n m"], y: Float[Tensor, " n"], m: int, name: str = "a loss"
+    f: Tensor, y: Tensor, m: int, name: str = "a loss"
 ) -> tuple[Float[Tensor, "n m"], Float[Tensor, " n"]]:
     """Outputs and numbers to learn in a precision to compute in, of a loss of regression.
 
     Args:
-        f: outputs, m a sample.
-        y: targets; (n, 1) would be subtracted from (n,) as a table (n, n).
+        f: outputs (n, m), floating.
+        y: targets (n,), floating; (n, 1) would be subtracted from (n,) as a table (n, n).
 
     Raises:
         ValueError: other dtypes or shapes.
@@ -74,11 +74,11 @@ def checked_targets(
     return in_float32(f), in_float32(y)
 
 
-def check_index(index: Int[Tensor, " n"], b: int, n: int, name: str, once: bool = False) -> None:
+def check_index(index: Tensor, b: int, n: int, name: str, once: bool = False) -> None:
     """Positions of a mini-batch in the training set, for a loss with state per sample.
 
     Args:
-        index: int64 positions in [0, n).
+        index: positions (b,) in [0, n), int64.
         b: samples of the mini-batch.
         n: samples allocated for.
         once: whether no position may come twice (copies of a sample are no negatives of each other).
@@ -91,12 +91,12 @@ def check_index(index: Int[Tensor, " n"], b: int, n: int, name: str, once: bool 
     if index.dtype != torch.int64 or index.shape != (b,):
         came = f"{tuple(index.shape)} {index.dtype} for {b} samples"
         raise ValueError(f"{name} needs index (b,) int64, one per sample, got {came}")
-    check_range(index, n, f"{name} has {n} samples, index")
+    check_range(index, n, f"{name} has {n} samples, index must lie in")
     if once and readable(index) and (repeated := b - len(torch.unique(index))):
         raise ValueError(f"{name} needs every sample once in a batch, got {repeated} repeated")
 
 
-def check_range(y: Int[Tensor, "*n"], K: int, what: str) -> None:
+def check_range(y: Int[Tensor, "..."], K: int, what: str) -> None:
     """Integers in [0, K), where they can be read without waiting: otherwise they pass.
 
     Raises:
@@ -105,7 +105,7 @@ def check_range(y: Int[Tensor, "*n"], K: int, what: str) -> None:
     if y.numel() and readable(y):
         low, high = y.aminmax()
         if low < 0 or high >= K:
-            raise ValueError(f"{what} must lie in 0..{K - 1}, got {int(low)}..{int(high)}")
+            raise ValueError(f"{what} 0..{K - 1}, got {int(low)}..{int(high)}")
 
 
 def readable(x: Tensor) -> bool:

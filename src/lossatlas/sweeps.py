@@ -74,7 +74,7 @@ def study(argv: list[str], run_hydra: RunHydra) -> int:
         check_command(block)
     if base.grid == "core":
         check_grid(base, {o.get_key_element() for o in overrides})
-    check_claims(base, str(experiments[-1][0]))
+    check_claims(base)
     if base._search:
         metric, direction = objective(base, str(experiments[-1][0]))
         aim = [f"objective.metric={metric}", f"objective.direction={direction}"]

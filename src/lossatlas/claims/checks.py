@@ -12,8 +12,8 @@ import pandas as pd
 
 from lossatlas.claims import rows, tests
 from lossatlas.claims.curves import censored_last, slopes
-from lossatlas.claims.grid import NotRunError, UnfitError, canonical, canonicals
-from lossatlas.claims.spec import Better, Bound, Check, Close, Never, Order, Ratio, Slope, Trend
+from lossatlas.claims.grid import NotRunError, UnfitError, canonicals
+from lossatlas.claims.spec import Better, Bound, Check, Close, Never, Order, Ratio, Slope, Trend, canonical
 from lossatlas.claims.statistics import Statistic
 from lossatlas.claims.tests import Alone, Result
 

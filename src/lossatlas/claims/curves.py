@@ -164,7 +164,8 @@ def _wide(records: DataFrame, metrics: list[str], over: list[str]) -> list[DataF
     Raises:
         NotRunError: no such metric, or a unit has several rows at a point.
     """
-    from lossatlas.claims.grid import NotRunError, number_in
+    from lossatlas.claims.grid import NotRunError
+    from lossatlas.claims.spec import number_in
 
     lacks = [name for name in (*metrics, *over) if name not in records]
     if lacks:
@@ -184,7 +185,8 @@ def _wide(records: DataFrame, metrics: list[str], over: list[str]) -> list[DataF
 
 
 def _numbers(wide: DataFrame) -> list[float]:
-    from lossatlas.claims.grid import UnfitError, number_in
+    from lossatlas.claims.grid import UnfitError
+    from lossatlas.claims.spec import number_in
 
     found = [number_in(name) for name in wide.columns]
     if np.isnan(found).any():

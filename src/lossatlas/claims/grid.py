@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from lossatlas.claims.spec import MetricStatistic
+from lossatlas.claims.spec import MetricStatistic, canonical, number_in
 from lossatlas.claims.tests import log_slopes
 from lossatlas.records import condition_columns
 
@@ -21,7 +20,6 @@ else:
     from pandas import DataFrame, Series
 
 COLUMNS = ["unit", "arm", "condition", "step", "x", "value", "failed", "trials", "tie"]
-NUMBER = re.compile(r"(?:(?<![\w.])[-+])?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")  # the number a name ends in
 
 
 class NotRunError(Exception):
@@ -32,24 +30,10 @@ class UnfitError(Exception):
     """The records are there, but the test does not apply to their values (a logarithm of 0)."""
 
 
-def canonical(text: object) -> str:
-    """One text for 0.5, "0.5" and ".50": conditions come from YAML, a command line or a CSV file."""
-    try:
-        return repr(float(str(text)))
-    except ValueError:
-        return str(text)
-
-
 def canonicals(column: Series) -> np.ndarray:
     """(n,) `canonical` of a column's entries, each different text looked at once."""
     codes, different = pd.factorize(column, use_na_sentinel=False)
     return np.array([canonical(text) for text in different], object)[codes]
-
-
-def number_in(text: str) -> float:
-    """The number a condition's name stands for ("1e-2", "n64", "u30"), NaN if there is none."""
-    found = NUMBER.search(text)
-    return float(found[0]) if found else float("nan")
 
 
 def where(rows: DataFrame, point: Mapping[str, str]) -> DataFrame:

@@ -11,6 +11,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from lossatlas import records
 
 LOG = re.compile(r"\s*([+-]?)\s*log\s*\(?\s*([\d.]+)\s*\)?\s*")
+NUMBER = re.compile(r"(?:(?<![\w.])[-+])?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")  # the number a name ends in
+
+
+def canonical(text: object) -> str:
+    """One text for 0.5, "0.5" and ".50": conditions come from YAML, a command line or a CSV file."""
+    try:
+        return repr(float(str(text)))
+    except ValueError:
+        return str(text)
+
+
+def number_in(text: str) -> float:
+    """The number a condition's name stands for ("1e-2", "n64", "u30"), NaN if there is none."""
+    found = NUMBER.search(text)
+    return float(found[0]) if found else float("nan")
 
 
 def _number(value: Any) -> Any:

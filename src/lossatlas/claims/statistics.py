@@ -16,8 +16,8 @@ import pandas as pd
 
 from lossatlas.claims import grid
 from lossatlas.claims.card import load_function
-from lossatlas.claims.grid import COLUMNS, NotRunError, UnfitError, canonical
-from lossatlas.claims.spec import AnyStatistic, FunctionStatistic, MetricStatistic
+from lossatlas.claims.grid import COLUMNS, NotRunError, UnfitError
+from lossatlas.claims.spec import AnyStatistic, FunctionStatistic, MetricStatistic, canonical
 from lossatlas.errors import UserError
 from lossatlas.records import condition_columns
 

@@ -84,8 +84,7 @@ def test_extreme_scores_give_finite_values_and_gradients(make, dtype, extreme):
         (grad,) = torch.autograd.grad(value.sum(), f)
         assert value.shape == (n,)
         assert torch.isfinite(value).all()
-        if dtype != torch.float16 or "l1" not in str(getattr(loss, "normalise", "")):
-            assert torch.isfinite(grad).all()  # at scores of 0 a gradient through eq. 3 is 1e12: no float16
+        assert torch.isfinite(grad).all()
 
 
 @arms
@@ -141,7 +140,7 @@ def test_refused_scores_and_labels(make):
         with pytest.raises((ValueError, TypeError)):  # TypeError: jaxtyping's own check, where it is on
             charge(make(), bad, labels)
     for label in (K, -100, -1 - K):
-        with pytest.raises((IndexError, RuntimeError)):
+        with pytest.raises(ValueError, match=r"labels y in 0\.\.4, got"):
             charge(make(), f, torch.full_like(y, label))
 
 

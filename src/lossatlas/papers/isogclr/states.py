@@ -30,7 +30,7 @@ class MovingMean(nn.Module):
         self.gamma = gamma
         self.register_buffer("log_s", torch.empty(0))
         self.register_buffer("visits", torch.empty(0, dtype=torch.int64))
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def allocate(self, n: int) -> None:
         """n samples that were never visited; device and dtype stay."""

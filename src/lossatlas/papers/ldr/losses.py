@@ -131,7 +131,7 @@ class ALDRKL(nn.Module):
         self.lambda0, self.alpha, self.c = lambda0, alpha, c
         self.normalise, self.smoothing = normalise, smoothing
         self.register_buffer("lambda_i", torch.empty(0))
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
         if n is not None:
             self.allocate(n)
 

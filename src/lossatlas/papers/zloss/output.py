@@ -80,8 +80,8 @@ class SphericalOutput(nn.Module):
         )  # as nn.Linear
         for name, shape in (("U", (d, d)), ("U_inv", (d, d)), ("w", (d,)), ("Q", (d, d)), ("wbar", (d,))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        for name in ("steps", "skipped"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64), persistent=False)
         self._identity()
         self._sum()
 
