@@ -15,8 +15,8 @@ Differs  constants and analysts are this study's; Laplace or Gaussian noise is a
 """
 
 from lossatlas.papers.thresholdout.analysts import SignAnalyst, Votes, choose_features
+from lossatlas.papers.thresholdout.base import BudgetSpentError
 from lossatlas.papers.thresholdout.mechanisms import (
-    BudgetSpentError,
     Naive,
     Noisy,
     PrivateWeights,

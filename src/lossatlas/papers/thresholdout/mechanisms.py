@@ -4,24 +4,15 @@ A sample is any callable from a query to its mean over the sample, such as `Rows
 it answers R repetitions side by side, (R,) or (R, m) for a block of m queries in their order; with one seed () or (m,).
 """
 
-import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from lossatlas.papers.thresholdout.base import BudgetSpentError, Mechanism, Source, check_noise
 from lossatlas.papers.thresholdout.samples import Points
-from lossatlas.seeding import numpy_stream
-
-Source = Callable[[Any], ArrayLike]
-NOISES = ("laplace", "gaussian")
-
-
-class BudgetSpentError(ValueError):
-    """No repetition may be asked any more."""
 
 
 def noise_scale(alpha: float, k: int) -> float:
@@ -49,73 +40,6 @@ def update_bound(N: int, T: float, eta: float) -> float:
     if not (N >= 1 and 0 < eta < 8 * T < math.inf):
         raise ValueError(f"update_bound needs N >= 1 and 0 < eta < 8 T, got {N=}, {T=}, {eta=}")
     return math.log(N) / (eta * T - eta**2 / 8)
-
-
-class Mechanism:
-    """What all share: seeds, noise streams, shapes.
-
-    Args:
-        seed: of the noise; a list of R for R repetitions side by side.
-    """
-
-    def __init__(self, seed: int | Sequence[int] = 0) -> None:
-        self.lone = isinstance(seed, int)
-        self.seeds = [seed] if isinstance(seed, int) else list(seed)
-        if not self.seeds:
-            raise ValueError("a mechanism needs a seed, or a list with at least one")
-        self.name, self._streams = "mechanism", {}
-
-    def ask(self, query: Any) -> Any:
-        """The answer.
-
-        Args:
-            query: whatever the sample takes.
-
-        Returns:
-            A number, or an array (R,), (m,) or (R, m); NaN for repetitions that refuse.
-
-        Raises:
-            ValueError: means of a wrong shape or not finite.
-            BudgetSpentError: all repetitions refuse; the sample is not read then.
-        """
-        raise NotImplementedError
-
-    def fork(self, name: str) -> Self:
-        """A copy in the same state with noise of its own, so that what it is asked leaves this one as it is."""
-        twin = copy.copy(self)
-        for key, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                setattr(twin, key, value.copy())
-        twin.name, twin._streams = name, {}
-        return twin
-
-    def _noise(self, purpose: str, kind: str, m: int) -> Float[np.ndarray, "R m"]:
-        """Standard noise, the next m numbers of every repetition's stream."""
-        if purpose not in self._streams:
-            self._streams[purpose] = [
-                numpy_stream(seed, f"thresholdout/{self.name}/{purpose}") for seed in self.seeds
-            ]
-        streams = self._streams[purpose]
-        return np.stack([g.laplace(size=m) if kind == "laplace" else g.standard_normal(m) for g in streams])
-
-    def _means(self, source: Source, query: Any) -> tuple[Float[np.ndarray, "R m"], bool]:
-        """Means of a query or a block as (R, m), and whether it was one."""
-        means = np.asarray(source(query), np.float64)
-        if not np.isfinite(means).all():
-            raise ValueError("the mean of a query is not a finite number: check the query for NaN")
-        means = means[None] if self.lone else means
-        if means.ndim not in (1, 2) or len(means) != len(self.seeds):
-            raise ValueError(
-                f"{len(self.seeds)} seeds need means (R,) or (R, m) with R = {len(self.seeds)}, got {means.shape}"
-            )
-        return (means[:, None], True) if means.ndim == 1 else (means, False)
-
-    def _told(self, answers: Float[np.ndarray, "R m"], single: bool) -> Any:
-        """Answers in the shape of the question."""
-        answers = answers[:, 0] if single else answers
-        if self.lone:
-            answers = answers[0]
-        return float(answers) if answers.ndim == 0 else answers
 
 
 class Naive(Mechanism):
@@ -209,7 +133,6 @@ class PrivateWeights(Mechanism):
             )
         self.sample, self.T, self.b0 = sample, T, b0
         self.D = np.broadcast_to(D, (len(self.seeds), sample.N)).copy()
-        self.used = np.zeros(len(self.seeds), int)
 
     def ask(self, query: Any) -> Any:
         """q(D), or where that is far from q(S) the noisy q(S)."""
@@ -256,7 +179,7 @@ class Thresholdout(Mechanism):
         (0.333, 0.333)
         >>> mechanism.ask(lambda x: x > 0.85)
         Traceback (most recent call last):
-        lossatlas.papers.thresholdout.mechanisms.BudgetSpentError: the budget of 1 answers is spent: take a new holdout
+        lossatlas.papers.thresholdout.base.BudgetSpentError: the budget of 1 answers is spent: take a new holdout
     """
 
     def __init__(
@@ -278,10 +201,9 @@ class Thresholdout(Mechanism):
         self.noise = check_noise(noise)
         self.of_threshold, self.of_comparison = (2, 4) if noise == "laplace" else (0, 1)
         self.threshold = T + self.of_threshold * s * self._noise("first", noise, 1)[:, 0]  # That
-        self.used = np.zeros(len(self.seeds), int)
 
     def _closed(self) -> np.ndarray:
-        return np.zeros(len(self.seeds), bool) if self.budget is None else self.used >= self.budget
+        return self.used >= (math.inf if self.budget is None else self.budget)
 
     def ask(self, query: Any) -> Any:
         """q(S_t), or where q(S_h) is far from it the noisy q(S_h)."""
@@ -325,7 +247,6 @@ class Split(Mechanism):
         if not 1 <= k <= sample.n:
             raise ValueError(f"{sample.n} points can be split for 1 to {sample.n} queries, got {k=}")
         self.sample, self.k, self.width = sample, k, sample.n // k
-        self.used = np.zeros(1, int)
 
     def ask(self, query: Any) -> Any:
         """The mean over the next points, for one query."""
@@ -337,14 +258,3 @@ class Split(Mechanism):
             raise ValueError("Split is asked one query at a time: each has points of its own")
         self.used += 1
         return self._told(means, single)
-
-
-def check_noise(noise: str) -> str:
-    """The noise's name.
-
-    Raises:
-        ValueError: neither laplace nor gaussian.
-    """
-    if noise not in NOISES:
-        raise ValueError(f"noise is laplace or gaussian, got {noise!r}")
-    return noise

@@ -11,16 +11,14 @@ from jaxtyping import Float
 from lossatlas.cells import Cell, CellStudy, numpy_draws, numpy_stream
 from lossatlas.errors import UserError
 from lossatlas.papers.thresholdout.analysts import SignAnalyst, choose_features
+from lossatlas.papers.thresholdout.base import BudgetSpentError, Mechanism, check_noise
 from lossatlas.papers.thresholdout.features import ColumnSample, LawSample, VoteMargins
 from lossatlas.papers.thresholdout.mechanisms import (
-    BudgetSpentError,
-    Mechanism,
     Naive,
     Noisy,
     PrivateWeights,
     Split,
     Thresholdout,
-    check_noise,
 )
 from lossatlas.papers.thresholdout.samples import Points
 from lossatlas.schema import nearest
@@ -144,7 +142,8 @@ class Queries(CellStudy):
             final, last = analyst.final(), k
             error = np.abs(ask(mechanism.fork(f"final/{k}"), final, (len(seeds),)) - (final * P).sum(1))
             worst = np.fmax(worst, error)
-            used = {"used": mechanism.used.copy()} if hasattr(mechanism, "used") else {}
+            counts = isinstance(mechanism, PrivateWeights | Thresholdout)
+            used = {"used": mechanism.used.copy()} if counts else {}
             found.append(({"k": k}, {"error": error, "worst": worst, **used}))
         return found
 
@@ -209,13 +208,14 @@ class Growth(CellStudy):
         for j in itertools.count():
             k = round(8 * 2 ** (j / 4))
             if k > self.last or np.isfinite(k_star).all():
-                return {"k_star": k_star}
+                break
             c = np.stack([rng.standard_normal(k - before) for rng in features]) / math.sqrt(n)
             drift = (np.sign(mechanism.ask(c)) * c).sum(1)
             margins.add(drift, np.full(R, k - before), np.stack([rng.standard_normal(n) for rng in points]))
             missed = np.abs(mechanism.fork(f"final/{k}").ask(margins.accuracy()) - 0.5) > self.alpha
             k_star[missed & np.isinf(k_star)] = k
             before = k
+        return {"k_star": k_star}
 
 
 class Select(CellStudy):
