@@ -203,7 +203,7 @@ class Thresholdout(Mechanism):
         self.threshold = T + self.of_threshold * s * self._noise("first", noise, 1)[:, 0]  # That
 
     def _closed(self) -> np.ndarray:
-        return self.used >= (math.inf if self.budget is None else self.budget)
+        return np.greater_equal(self.used, math.inf if self.budget is None else self.budget)
 
     def ask(self, query: Any) -> Any:
         """q(S_t), or where q(S_h) is far from it the noisy q(S_h)."""
