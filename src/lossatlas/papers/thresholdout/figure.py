@@ -42,7 +42,7 @@ def figure(records: "DataFrame") -> "Figure":
             _curve(ax, queries[queries["arm"] == arm], metric, label=NAMES[arm], **styles[arm])
         ax.set(xscale="log", ylim=(0, 0.4), xlabel="queries k", ylabel=says, title="1000 points, |X| = 1024")
         ax.grid(alpha=0.25)
-    axes[0, 0].legend(frameon=False, fontsize=9, loc="upper left")
+    _legend(axes[0, 0])
     _growth(axes[0, 2], rows[rows["experiment"] == "thresholdout_growth"], styles)
     select = rows[rows["experiment"] == "thresholdout_select"]
     for ax, signal, arm in ((axes[1, 0], "0", "naive"), (axes[1, 1], "0", "thresholdout")):
@@ -65,6 +65,12 @@ def _curve(ax: Any, rows: "DataFrame", metric: str, **style: Any) -> None:
         band(ax, wide.columns, wide.to_numpy(), **{"lw": 1.4, "ms": 4.5, **style})
 
 
+def _legend(ax: Any) -> None:
+    """Of a panel that has lines; a study that has not been run leaves it empty."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=9, loc="upper left")
+
+
 def _growth(ax: Any, rows: "DataFrame", styles: dict[str, dict[str, Any]]) -> None:
     from lossatlas.study.panels import THEORY, rates
 
@@ -76,7 +82,7 @@ def _growth(ax: Any, rows: "DataFrame", styles: dict[str, dict[str, Any]]) -> No
     for b in (0.0, 0.0222):
         label = "limit law" if b == 0 else None
         ax.plot(n, [passage_law(v, 0.1, b) for v in n], label=label, **THEORY)
-    ax.legend(frameon=False, fontsize=9)
+    _legend(ax)
     ax.set(
         xlabel="points n", ylabel="queries until an answer is off by .1", title="growth of the safe number"
     )
@@ -95,7 +101,7 @@ def _select(
         ylim=(0.48, 0.71),
         title=f"{title}: {NAMES[arm]} holdout",
     )
-    ax.legend(frameon=False, fontsize=9, loc="upper left")
+    _legend(ax)
     ax.grid(alpha=0.25)
 
 
@@ -107,5 +113,5 @@ def _signal(ax: Any, rows: "DataFrame", styles: dict[str, dict[str, Any]]) -> No
             label = f"{NAMES[arm]}, {metric.split('/')[1]}"
             _curve(ax, own, metric, label=label, ls=REPORTS[metric], **styles.get(arm, {}))
     ax.set(xlabel="features chosen k", ylabel="accuracy", ylim=(0.48, 0.71), title="20 features with signal")
-    ax.legend(frameon=False, fontsize=9, loc="upper left")
+    _legend(ax)
     ax.grid(alpha=0.25)
