@@ -106,7 +106,7 @@ def seeds_and_units(rng, seeds=5, units=20):
 
 def test_units_of_a_seed_are_not_counted_as_seeds():
     """5 seeds of 20 units with a seed effect: 43 % false before; at most the level once a seed is the unit."""
-    rng, draws = np.random.default_rng(0), 60
+    rng, draws = np.random.default_rng(0), 40
     tables = [seeds_and_units(rng) for _ in range(draws)]
     by_seed = np.mean([judge(card(claim(BETTER)), table)[0].verdict == "reproduced" for table in tables])
     own = card(claim(BETTER, n=100, units={"independent": "as if each redrew everything"}))

@@ -237,7 +237,7 @@ def test_several_conditions_and_comparators_ask_for_all():
 
 
 def test_holm_changes_a_verdict():
-    weak = {"kind": "bound", "arm": "a", "above": -0.65}  # p about .04 on its own
+    weak = {"kind": "bound", "arm": "a", "above": -0.9}  # p about .04 on its own
     values = {("a", "u60"): [0.5, -0.4, 0.9, 0.2, -0.6]}
     alone = one(weak, values)
     assert alone.verdict == "reproduced"

@@ -192,3 +192,34 @@ def test_rounds_that_are_not_finite_stop_with_the_rounds_named():
 
     with pytest.raises(Diverged, match="epoch 0, rounds 8 to 15"):
         fit(Bad(), epochs=1)
+
+
+class Spoiled(nn.Module):
+    """Scores of a net with NaN for some samples."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.net, self.share = nn.Linear(5, 3), share
+
+    def forward(self, x):
+        f, keep = self.net(x), torch.arange(len(x)) >= self.share * len(x)
+        return torch.where(keep[:, None], f, torch.nan)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_scores_that_are_not_finite_count_as_wrong_and_are_counted(share):
+    """before: top-1 of all-NaN scores was the share of class 0, .34 here."""
+    module = make_module(nn.CrossEntropyLoss(reduction="none"))
+    module.net = Spoiled(share)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    with pytest.warns(UserWarning, match=f"{int(100 * share)} test samples have scores that are not finite"):
+        trainer.test(module, verbose=False)
+    found = trainer.callback_metrics
+    test = make_data().test
+    right = module.net(test.x).nan_to_num(-1).argmax(1) == test.y
+    right[: int(100 * share)] = False
+    assert float(found["test/top1"]) == pytest.approx(float(right.float().mean()))
+    assert float(found["test/nonfinite"]) == 100 * share
+    assert float(found["test/top2"]) <= 1 - share

@@ -5,6 +5,7 @@ with their own update or with none at all share one path for bars, logs, checkpo
 Lightning batch is a chunk of mini-batches (loader.py): `step` is what one mini-batch does.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanSquaredError, MetricCollection
+from torchmetrics import MeanSquaredError, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lossatlas import optimizers
 from lossatlas.data import Batch, Data, Split
 from lossatlas.errors import UserError
 from lossatlas.loader import Blocks, ChunkLoader
+from lossatlas.metrics.classes import counted_wrong, unordered
 
 
 class Diverged(RuntimeError):
@@ -75,6 +77,7 @@ class LitModule(LightningModule):
             test, val = _metrics(data.classes, topk)
             self.test_scores = MetricCollection(test, prefix="test/")
             self.val_scores = MetricCollection(val, prefix="val/")
+            self.unordered = SumMetric()  # rows of a split whose scores name no class
         # a buffer, so that a run resumed in mid-epoch reports the whole epoch's mean
         self.register_buffer("loss_sum", torch.zeros(2, dtype=torch.float64))
         self.loss_sum: Tensor
@@ -365,8 +368,7 @@ class LitModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs val/top1, or val/mse."""
         if self.data is not None and self.data.val is not None:
-            self.log_dict(self.val_scores.compute())
-            self.val_scores.reset()
+            self._log_scores(self.val_scores, "val")
 
     def test_step(self, index: Tensor, _: int) -> None:
         """Top-1 to top-k, or mse, on the test split."""
@@ -379,8 +381,19 @@ class LitModule(LightningModule):
         if self.data is None:
             self.log_dict(self.results())
             return
-        self.log_dict(self.test_scores.compute())
-        self.test_scores.reset()
+        self._log_scores(self.test_scores, "test")
+
+    def _log_scores(self, metrics: MetricCollection, split: str) -> None:
+        """Logs a split's metrics, and says how many samples had scores that name no class."""
+        self.log_dict(metrics.compute())
+        metrics.reset()
+        count = int(self.unordered.compute())
+        self.unordered.reset()
+        if count:
+            self.log(f"{split}/nonfinite", float(count))
+            warnings.warn(
+                f"{count} {split} samples have scores that are not finite: they count as wrong", stacklevel=2
+            )
 
     @torch.no_grad()
     def scores(self, split: Split) -> Tensor:
@@ -405,7 +418,12 @@ class LitModule(LightningModule):
     def _score(self, metrics: MetricCollection, split: Split, index: Tensor) -> None:
         if len(index):
             batch = self._gather(split, index, train=False)
-            metrics.update(self.predict(batch.x), batch.y)
+            f = self.predict(batch.x)
+            if self.data is not None and self.data.classes:
+                bad = unordered(f)
+                self.unordered.update(bad.sum())
+                f = counted_wrong(f, batch.y, bad)
+            metrics.update(f, batch.y)
         elif (
             self._sharded
         ):  # nothing of a short last block is left for this process, but its part of the net is needed

@@ -16,6 +16,7 @@ from scipy import special
 
 TINY = float(np.finfo(float).tiny)  # no p is 0
 RESAMPLES = 2000
+FEW = 8  # units: fewer do not show how skewed they are
 Pair = tuple[np.ndarray, np.ndarray]  # p and opposite p
 
 
@@ -56,7 +57,7 @@ def skewed_rows(
     overlap: float = 0.0,
     resampled: np.ndarray | None = None,
 ) -> Pair:
-    """`tests.skewed_test` of each row: the largest p of t, bootstrap-t and Hall's t.
+    """`tests.skewed_test` of each row: the largest p of t, bootstrap-t and Hall's t, times `severity`.
 
     Args:
         resampled: (B, m) from `bootstrap`, where it is there already.
@@ -70,8 +71,14 @@ def skewed_rows(
     above = np.maximum((scores >= score).mean(axis=0), special.stdtr(n - 1, -hall))
     below = np.maximum((scores <= score).mean(axis=0), special.stdtr(n - 1, hall))
     stricter = (above, below) if direction > 0 else (below, above)
-    p, opposite = (np.where(error == 0, plain[i], np.maximum(plain[i], stricter[i])) for i in (0, 1))
+    strict = (np.minimum(severity(n) * np.maximum(plain[i], stricter[i]), 1.0) for i in (0, 1))
+    p, opposite = (np.where(error == 0, plain[i], one) for i, one in enumerate(strict))
     return p, opposite
+
+
+def severity(n: int) -> float:
+    """What the p of a skewed sample of n is multiplied by."""
+    return 2.0 if n < FEW else 1.0
 
 
 def tost_rows(
@@ -91,11 +98,11 @@ def order_rows(values: np.ndarray, increasing: bool) -> Pair:
 
 
 def skewness(d: np.ndarray) -> np.ndarray:
-    """(m,) skewness of each row, 1 + 5 / n times the unbiased estimate; 0 for equal values. n >= 3."""
+    """(m,) skewness of each row, 1 + 15 / n times the unbiased estimate; 0 for equal values. n >= 3."""
     n, rest = d.shape[1], d - d.mean(axis=1, keepdims=True)
     second = (rest**2).mean(axis=1)
     raw = (rest**3).mean(axis=1) / np.where(second > 0, second, 1.0) ** 1.5
-    return raw * math.sqrt(n * (n - 1)) / (n - 2) * (1 + 5 / n)
+    return raw * math.sqrt(n * (n - 1)) / (n - 2) * (1 + 15 / n)
 
 
 def bootstrap(d: np.ndarray) -> np.ndarray:

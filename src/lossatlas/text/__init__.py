@@ -4,6 +4,7 @@ What papers on text share. A text is a `Verses`; a model is a `TextModel` (trans
 once by `pretrained` and kept beside the data; sequences are (ids, mask, response) with padding on either side.
 """
 
+from lossatlas.text.losses import DPO, IPO, MarginLoss
 from lossatlas.text.model import TextModel, make_gpt2
 from lossatlas.text.preferences import Pairs, flip, read_preferences, sample_pairs
 from lossatlas.text.pretrain import chapter_parts, pretrained
@@ -11,7 +12,10 @@ from lossatlas.text.reward import BagReward
 from lossatlas.text.tokens import Sequences, pad, train_tokenizer
 
 __all__ = [
+    "DPO",
+    "IPO",
     "BagReward",
+    "MarginLoss",
     "Pairs",
     "Sequences",
     "TextModel",

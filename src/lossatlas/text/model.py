@@ -35,6 +35,16 @@ def make_gpt2(
     return GPT2LMHeadModel(config)
 
 
+def without_dropout(model: nn.Module) -> None:
+    """Switches every dropout of a model off for good, in place, those that attention keeps as a number among them."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 class TextModel(nn.Module):
     """A causal language model of transformers and its tokenizer.
 

@@ -11,7 +11,7 @@ from lossatlas.data.text import Verses
 from lossatlas.lit import LitModule
 from lossatlas.loader import ChunkLoader
 from lossatlas.seeding import stream
-from lossatlas.text.model import TextModel
+from lossatlas.text.model import TextModel, without_dropout
 from lossatlas.text.preferences import Pairs, flip, read_preferences, sample_pairs
 from lossatlas.text.pretrain import chapter_parts
 from lossatlas.text.reward import BagReward
@@ -25,14 +25,20 @@ class PreferenceTuning(LitModule):
     reference's log-probabilities are computed once. Rewards are for the preferences and for evaluation only.
 
     Metrics: val/reward and val/kl each epoch; at the end test/reward, test/kl, test/reward_at_kl (reward where the
-    run's path passes `at_kl`, on validation prompts), sft/reward, sft/loss, reward_model/accuracy.
+    run's path passes `at_kl`, on validation prompts), sft/reward, sft/loss, reward_model/accuracy; with `likelihoods`
+    pairs/chosen and pairs/rejected, the change of the mean log-probability of the given responses, in nats.
+
+    Policy and reference have no dropout, in training either: it would be noise in the log-ratios of the policy alone.
 
     Args:
-        data: the text. net: the SFT model. loss: (log_w, log_l, ref_w, ref_l) -> one value per pair.
+        data: the text. net: the SFT model. loss: (log_w, log_l, ref_w, ref_l) -> one value per pair; one whose
+            `takes_lengths` is true gets the lengths of winners and losers in tokens besides, (b,) int64 each.
         pairs: how many preferences. eps: chance that one is flipped, in [0, 1/2).
         prompt: tokens of a prompt. held_out: prompts of validation and of test each.
         temperature: of sampling the pairs; evaluation samples at 1.
         measures: evaluations an epoch. at_kl: nats at which rewards are compared.
+        log_spaced: evaluate after 1, 2, 4, 8 ... steps as well.
+        likelihoods: measure the log-probabilities of all training pairs, too, at every evaluation.
         reward: hub id of a classifier instead of the bag of words (not for made-up text).
         preferences: JSON Lines file of pairs to train on instead, taken as given.
 
@@ -55,10 +61,13 @@ class PreferenceTuning(LitModule):
         temperature: float = 1.0,
         measures: int = 4,
         at_kl: float = 1.0,
+        log_spaced: bool = False,
+        likelihoods: bool = False,
         reward: str | None = None,
         preferences: str | None = None,
         **settings: Any,
     ) -> None:
+        without_dropout(net)
         super().__init__(None, copy.deepcopy(net), loss, optimizer, schedule, **settings)
         if not (pairs >= 1 and held_out >= 1 and measures >= 1 and 1 <= prompt < net.context and at_kl > 0):
             raise ValueError(
@@ -67,6 +76,7 @@ class PreferenceTuning(LitModule):
             )
         self.reference = net.requires_grad_(False).eval()
         self.held_out, self.measures, self.at_kl = held_out, measures, at_kl
+        self.log_spaced, self.likelihoods = log_spaced, likelihoods
         self.judge, self.accuracy = make_reward(data, reward)
         self.prompts = self._prompts(data, prompt, pairs)
         train = self.prompts[2 * held_out :]
@@ -77,8 +87,11 @@ class PreferenceTuning(LitModule):
             self.pairs = read_preferences(preferences, net)
         ref = [self._log_probs(net, rows) for rows in (self.pairs.winner, self.pairs.loser)]
         self.register_buffer("ref", torch.stack(ref), persistent=False)
-        self.register_buffer("path", torch.full((0, 3), 0.0, dtype=torch.float64))
+        lengths = [rows.response.sum(1) for rows in (self.pairs.winner, self.pairs.loser)]
+        self.register_buffer("lengths", torch.stack(lengths), persistent=False)
+        self.register_buffer("path", torch.zeros(0, 5 if likelihoods else 3, dtype=torch.float64))
         self.ref: Tensor
+        self.lengths: Tensor
         self.path: Tensor
 
     def _prompts(self, data: Verses, width: int, pairs: int) -> Tensor:
@@ -121,8 +134,10 @@ class PreferenceTuning(LitModule):
         done = self.trainer.fit_loop.epoch_loop.batch_idx * self.chunk
         for k, batch in enumerate(index.to(self.device).split(self.batch_size), done + 1):
             values.append(self._step(batch))
-            if (k * self.measures) // per_epoch > ((k - 1) * self.measures) // per_epoch:
-                self._measure(self.current_epoch * per_epoch + k)
+            step = self.current_epoch * per_epoch + k
+            due = (k * self.measures) // per_epoch > ((k - 1) * self.measures) // per_epoch
+            if due or (self.log_spaced and step & (step - 1) == 0):
+                self._measure(step)
         return torch.stack(values)
 
     def _step(self, batch: Tensor) -> Tensor:
@@ -131,13 +146,14 @@ class PreferenceTuning(LitModule):
         assert self.loss is not None
         both = join(self.pairs.winner[batch], self.pairs.loser[batch])
         log_w, log_l = self.net.log_probs(both).chunk(2)
-        loss = self.loss(log_w, log_l, *self.ref[:, batch]).mean()
+        lengths = self.lengths[:, batch] if getattr(self.loss, "takes_lengths", False) else ()
+        loss = self.loss(log_w, log_l, *self.ref[:, batch], *lengths).mean()
         self.descend(loss)
         return loss.detach()
 
     def on_train_epoch_end(self) -> None:
         """Logs reward and KL of the epoch's end."""
-        _, reward, kl = self.path[-1].tolist()
+        _, reward, kl = self.path[-1, :3].tolist()
         self.log("val/reward", reward)
         self.log("val/kl", kl)
         super().on_train_epoch_end()
@@ -146,8 +162,12 @@ class PreferenceTuning(LitModule):
     def _measure(self, step: int) -> None:
         """One more point of the path, on validation prompts; the same random numbers each time."""
         _, reward, kl = self.samples(self.net, self.prompts[: self.held_out])
-        point = torch.tensor([[step, float(reward.mean()), float(kl.mean())]], dtype=torch.float64)
-        self.path = torch.cat([self.path, point.to(self.path.device)])
+        point = [step, float(reward.mean()), float(kl.mean())]
+        if self.likelihoods:
+            assert isinstance(self.net, TextModel)
+            both = [self._log_probs(self.net, rows) for rows in (self.pairs.winner, self.pairs.loser)]
+            point += [float(log_p.double().mean()) for log_p in both]
+        self.path = torch.cat([self.path, self.path.new_tensor([point])])
 
     @torch.no_grad()
     def samples(self, model: Any, prompts: Tensor) -> tuple[list[str], Tensor, Tensor]:
@@ -167,6 +187,7 @@ class PreferenceTuning(LitModule):
         after, reward, kl = self.samples(self.net, test)
         before, sft, _ = self.samples(self.reference, test)
         self._shown = [list(pair) for pair in zip(before[:3], after[:3], strict=True)]
+        change = (self.path[-1, 3:] - self.path[0, 3:]).tolist()
         return {
             "test/reward": float(reward.mean()),
             "test/kl": float(kl.mean()),
@@ -175,10 +196,11 @@ class PreferenceTuning(LitModule):
             "sft/loss": float(self.reference.info.get("loss", float("nan"))),
             "reward_model/accuracy": self.accuracy,
             "pairs/flipped": float(self.pairs.flipped.double().mean()),
+            **dict(zip(("pairs/chosen", "pairs/rejected"), change, strict=False)),
         }
 
     def extras(self) -> dict[str, Any]:
-        """The path (step, reward, KL) on validation prompts and three test samples before and after."""
+        """The path (step, reward, KL and log-probabilities of the pairs if measured), three test samples."""
         path = [[round(v, 5) for v in point] for point in self.path.tolist()]
         return {"path": path, "samples": getattr(self, "_shown", [])}
 
@@ -208,7 +230,7 @@ def reward_at(path: Tensor, kl: float) -> float:
     i = int(reached[0])
     if i == 0:
         return float(path[0, 1])
-    (_, r0, k0), (_, r1, k1) = path[i - 1].tolist(), path[i].tolist()
+    (_, r0, k0), (_, r1, k1) = path[i - 1, :3].tolist(), path[i, :3].tolist()
     return r0 + (r1 - r0) * (kl - k0) / (k1 - k0)
 
 

@@ -112,7 +112,7 @@ def test_huge_log_probabilities_stay_finite(Loss, dtype):
     assert w.grad is not None
     assert w.grad.isfinite().all()
     if Loss is DPO:
-        assert_close(value.detach(), torch.tensor([0.0, 1e4], dtype=dtype))
+        assert_close(value.detach(), torch.stack([value.new_zeros(()), -w.detach()[1].to(value.dtype)]))
 
 
 @losses
@@ -126,21 +126,19 @@ def test_sft_is_the_winners_likelihood():
     assert torch.equal(SFT()(w, lo, ref_w, ref_l), -w)
 
 
-@losses
 @pytest.mark.parametrize("eps", [0.5, 0.9, -0.1, math.nan])
-def test_a_flip_rate_outside_is_refused(Loss, eps):
+def test_a_flip_rate_outside_is_refused(eps):
     with pytest.raises(ValueError, match="flip rate 0 <= eps < 1/2, got eps="):
-        Loss(0.1, eps)
+        RDPO(0.1, eps)
 
 
-@losses
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.inf, math.nan])
-def test_a_beta_that_is_no_price_is_refused(Loss, beta):
+def test_a_beta_that_is_no_price_is_refused(beta):
     with pytest.raises(ValueError, match="beta > 0, got beta="):
-        Loss(beta)
+        DPO(beta)
 
 
 @losses
 def test_shapes_that_differ_are_refused(Loss):
-    with pytest.raises(ValueError, match="four log-probabilities per pair"):
+    with pytest.raises(ValueError, match="four floating log-probabilities"):
         Loss()(torch.zeros(3), torch.zeros(3), torch.zeros(3), torch.zeros(1))

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from lossatlas.attacks import ball, frozen, pgd
 from lossatlas.losses import checked
+from lossatlas.metrics.classes import predicted
 
 
 def per_sample_cross_entropy(f: Tensor, y: Tensor) -> Tensor:
@@ -52,9 +53,9 @@ def robust_correct(
     ball(x, radius)
     step = radius / 4 if step is None else step
     with frozen(net), torch.no_grad():
-        survives = torch.cat([net(part).argmax(1) for part in x.split(chunk)]) == y
+        survives = torch.cat([predicted(net(part)) for part in x.split(chunk)]) == y
         for _ in range(restarts):
             for part in survives.nonzero()[:, 0].split(chunk):
                 point = pgd(net, x[part], y[part], per_sample_cross_entropy, radius, step, steps, generator)
-                survives[part] = net(point).argmax(1) == y[part]
+                survives[part] = predicted(net(point)) == y[part]
     return survives

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lossatlas.lit import LitModule
+from lossatlas.metrics.classes import predicted
 from lossatlas.papers.dcc.matching import EPS, row_distance
 from lossatlas.papers.dcc.rules import Matching, RealImages
 from lossatlas.seeding import stream
@@ -175,7 +176,7 @@ class LitLinear(LitModule):
             speed = 0.9 * speed + regression_gradients(W, S).mean(1)
             W = W - self.lr_net * speed
         x = images(w, self.numbers, "test", TEST).to(S)
-        right = (x @ W[:, None].mT).argmax(-1) == torch.arange(W.shape[1], device=W.device)[:, None]
+        right = predicted(x @ W[:, None].mT) == torch.arange(W.shape[1], device=W.device)[:, None]
         self.found.copy_(torch.stack([share, alignment, right.float().mean((1, 2))], dim=1))
 
     def unit_metrics(self) -> list[dict[str, Any]]:

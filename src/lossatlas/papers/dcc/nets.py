@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lossatlas import nets
+from lossatlas.metrics.classes import predicted
 from lossatlas.seeding import stream
 
 
@@ -82,7 +83,7 @@ def trained(
 @torch.no_grad()
 def accuracy(net: nn.Module, x: Tensor, y: Tensor, batch: int = 2048) -> float:
     """Share of images (n, C, H, W) whose label has the largest score."""
-    hits = [(net(a).argmax(1) == b).sum() for a, b in zip(x.split(batch), y.split(batch), strict=True)]
+    hits = [(predicted(net(a)) == b).sum() for a, b in zip(x.split(batch), y.split(batch), strict=True)]
     return float(torch.stack(hits).sum() / len(y))
 
 

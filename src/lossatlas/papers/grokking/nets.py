@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from lossatlas.data import Data, Split
 from lossatlas.lit import LitModule
+from lossatlas.metrics.classes import predicted
 from lossatlas.papers.grokking.network import Centred, LazyMSE
 from lossatlas.seeding import stream
 
@@ -165,7 +166,7 @@ class LitScaled(LitModule):
         assert self.loss is not None
         scores = {name: self(getattr(self, f"x_{name}")) for name in ("train", "test")}
         losses = [self.loss(f, self._targets(name)).mean() for name, f in scores.items()]
-        wrong = [(f.argmax(dim=1) != getattr(self, f"y_{n}")).double().mean() for n, f in scores.items()]
+        wrong = [(predicted(f) != getattr(self, f"y_{n}")).double().mean() for n, f in scores.items()]
         self.curves[k] = torch.stack([value.double() for value in (*losses, *wrong)])
 
     def results(self) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The polynomial study: all networks (alpha, e, seed) of one P trained as one batch, measured at log-spaced steps."""
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Self
@@ -9,17 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.lit import LitModule
 from lossatlas.papers.grokking.kernel import alignment, combine, flow_until, kernel, min_norm
 from lossatlas.papers.grokking.network import check_laziness, descend, draw, gaussian_error, moments, output
+from lossatlas.stacked.rounds import Rounds
 
 CURVES = ("train", "test", "mean_weight", "target_weight", "square_weight", "cka", "kernel_distance")
 SHOWN = {"train": 4, "test": 4, "mean_weight": 4, "target_weight": 4}  # of extras, significant digits
-SHARED = ("loss_sum",)
 MOVED = ("W", "alpha", "e", "curves", "losses_sum", "diverged")  # what a checkpoint has to hold
 
 
-class LitPoly(LitModule):
+class LitPoly(Rounds):
     """Gradient descent on eq. 2 for `rounds` steps; a round is a step.
 
     Curves (at step 0, every factor-th step, the last one): train and test, mean (f - y)^2; mean_weight |dw|;
@@ -57,8 +55,6 @@ class LitPoly(LitModule):
     alpha: Tensor
     e: Tensor
     curves: Tensor
-    losses_sum: Tensor
-    diverged: Tensor
 
     # numbers of a replica's own, in buffers: runs that differ in them are one batch
     stacked_scalars = ("alpha", "e")
@@ -162,11 +158,6 @@ class LitPoly(LitModule):
         return [value.double() for value in own]
 
     # ---------------------------------------------------------------- replicas
-    @property
-    def can_stack(self) -> bool:
-        """Its steps are vectorised over networks: `stack`."""
-        return True
-
     @classmethod
     def stack(cls, replicas: Sequence[Self], scalars: Any = None) -> Self:
         """One module whose networks are those of the single ones, in order; alpha, e and seed may differ.
@@ -174,15 +165,10 @@ class LitPoly(LitModule):
         Raises:
             ValueError: modules of other sizes, steps, thresholds or learning rate.
         """
-        whole = copy.deepcopy(replicas[0])
         alike = ("sizes", "eta", "levels", "kind", "steps")
-        for other in replicas:
-            if any(getattr(other, name) != getattr(whole, name) for name in alike):
-                raise ValueError("stacked networks need the same D, N, P, eta and steps: stack them apart")
-        for name in dict(whole.named_buffers()):
-            if name not in SHARED:
-                whole._buffers[name] = torch.cat([getattr(other, name) for other in replicas])
-        return whole
+        if any(getattr(other, name) != getattr(replicas[0], name) for other in replicas for name in alike):
+            raise ValueError("stacked networks need the same D, N, P, eta and steps: stack them apart")
+        return super().stack(replicas)
 
     def replica(self, i: int) -> dict[str, Any]:
         """What a run of network i alone would leave: error, metrics, rows of its curves, units, extras."""
@@ -237,18 +223,6 @@ class LitPoly(LitModule):
             flow = combine(flow_until(K, y, float(train[k])), X, w_0, M_0, e)
             found["over_flow"] = curve["test"][k] / float(gaussian_error(*flow, b))
         return {f"test/{name}": float(value) for name, value in found.items()}
-
-    def results(self) -> dict[str, float]:
-        """Metrics of the run, of the first network; train/loss is logged by the training."""
-        return {name: v for name, v in self.replica(0)["metrics"].items() if name.startswith("test/")}
-
-    def extras(self) -> dict[str, Any]:
-        """Losses and weights at every third measured step, of the first network."""
-        return self.replica(0)["extras"]
-
-    def curve_rows(self) -> list[dict[str, float]]:
-        """All curves, of the first network."""
-        return self.replica(0)["rows"]
 
 
 def _rounded(value: float, digits: int) -> float:

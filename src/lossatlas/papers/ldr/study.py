@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from lossatlas.lit import LitModule
+from lossatlas.metrics.classes import predicted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,9 +40,9 @@ class LitLDR(LitModule):
         assert self.data is not None
         train = self.data.train
         if self.evaluates_now():
-            predicted = self.scores(train).argmax(dim=1)
-            self.log("train/top1_given", (predicted == train.y).float().mean())
-            self.log("train/top1_clean", (predicted == train.y_clean).float().mean())
+            named = predicted(self.scores(train))
+            self.log("train/top1_given", (named == train.y).float().mean())
+            self.log("train/top1_clean", (named == train.y_clean).float().mean())
         flipped = train.y != train.y_clean
         if self.lambda_i is not None and flipped.any():
             self.log("lambda/mean_clean", self.lambda_i[~flipped].mean())

@@ -1,7 +1,5 @@
 """The rounds of a contextual bandit as a LitModule; R replicas (seeds, settings) play side by side."""
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -10,17 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.data import Data
-from lossatlas.lit import LitModule
 from lossatlas.papers.neucb.bandit import Bandit, from_classes, visiting_order
 from lossatlas.papers.neucb.learners import Confidence, NeuralLearner
 from lossatlas.papers.neucb.rules import check_knob, choose
 from lossatlas.seeding import stream
+from lossatlas.stacked.rounds import Rounds
 
-SHARED = ("contexts", "table", "loss_sum")  # buffers without a replica axis
 POINTS = 40  # of the regret curve in the record
 
 
-class LitNeuCB(LitModule):
+class LitNeuCB(Rounds):
     """Plays `rounds` rounds: predict all arms, choose one, learn from its loss.
 
     Every draw (order of the rows, uniform and normal numbers of the choices, initialisation, signs) comes from
@@ -47,7 +44,6 @@ class LitNeuCB(LitModule):
 
     contexts: Tensor
     table: Tensor
-    replica_seed: Tensor
     knob: Tensor
     order: Tensor
     uniform: Tensor
@@ -55,8 +51,8 @@ class LitNeuCB(LitModule):
     regrets: Tensor
     uniform_regret: Tensor
     regression: Tensor
-    diverged: Tensor
 
+    shared = ("contexts", "table", "loss_sum")
     # numbers of a replica's own, all in buffers: runs that differ in them are stacked as well
     stacked_scalars = ("knob", "learner.eta", "learner.c_p", "learner.rho", "learner.decay", "learner.ridge")
 
@@ -149,13 +145,8 @@ class LitNeuCB(LitModule):
         return x.new_full((len(x), K), 0.5) if self.learner is None else self.learner.predict(x, prepared)
 
     # ---------------------------------------------------------------- replicas
-    @property
-    def can_stack(self) -> bool:
-        """Its rounds are vectorised over replicas: `stack`."""
-        return True
-
     @classmethod
-    def stack(cls, replicas: Sequence[Self], scalars: Any = None, random_states: Any = None) -> Self:
+    def stack(cls, replicas: Sequence[Self], scalars: Any = None) -> Self:
         """One module whose replicas are the single ones, in order; they share data, arm and T.
 
         Step size, knob and the learner's other numbers stand in buffers, so they may differ.
@@ -163,22 +154,20 @@ class LitNeuCB(LitModule):
         Raises:
             ValueError: modules of different data, rule, learner or number of rounds.
         """
-        whole = copy.deepcopy(replicas[0])
-        held = [dict(module.named_buffers()) for module in replicas]
-        for module, other in zip(replicas, held, strict=True):
-            same = module.rule == whole.rule and [(k, v.shape[1:]) for k, v in other.items()] == [
-                (k, v.shape[1:]) for k, v in held[0].items()
+        first = replicas[0]
+        for other in replicas[1:]:
+            same = other.rule == first.rule
+            same = same and getattr(other.learner, "loss", "") == getattr(first.learner, "loss", "")
+            same = same and [name for name, _ in other.named_buffers()] == [
+                name for name, _ in first.named_buffers()
             ]
-            same = same and getattr(module.learner, "loss", "") == getattr(whole.learner, "loss", "")
-            if not same or not all(torch.equal(other[k], held[0][k]) for k in ("contexts", "table")):
+            if not same or not all(
+                torch.equal(getattr(other, k), getattr(first, k)) for k in ("contexts", "table")
+            ):
                 raise ValueError(
                     "stacked runs need the same data, rule, learner and rounds: stack them apart"
                 )
-        for name in held[0]:
-            if name not in SHARED:
-                path, _, leaf = name.rpartition(".")
-                whole.get_submodule(path)._buffers[leaf] = torch.cat([other[name] for other in held])
-        return whole
+        return super().stack(replicas)
 
     def replica(self, i: int) -> dict[str, Any]:
         """What a run of replica i alone would leave: error, metrics, rows of its curves, units, extras."""
@@ -198,20 +187,6 @@ class LitNeuCB(LitModule):
         if bool(self.diverged[i]):
             left |= {"error": "Diverged: the loss became NaN or infinite", "metrics": {}, "extras": {}}
         return left
-
-    def results(self) -> dict[str, float]:
-        """Metrics of the run, the mean over its replicas; train/loss is logged by the training."""
-        each = [self.replica(i)["metrics"] for i in range(len(self.knob))]
-        names = [name for name in max(each, key=len) if name.startswith("test/")]
-        return {name: math.fsum(m[name] for m in each if m) / sum(map(bool, each)) for name in names}
-
-    def extras(self) -> dict[str, Any]:
-        """The regret curve at log-spaced rounds, of the first replica."""
-        return self.replica(0)["extras"]
-
-    def curve_rows(self) -> list[dict[str, float]]:
-        """Cumulative regret after every round, of the first replica."""
-        return self.replica(0)["rows"]
 
 
 def second_half_slope(regret: np.ndarray) -> float:

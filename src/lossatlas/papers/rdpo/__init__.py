@@ -14,6 +14,7 @@ Differs  linear policies: theta is kept in a ball (paper: a compact set). Text: 
          Bible and a fixed bag-of-words reward stand in for GPT-2 large, IMDb and a sentiment classifier.
 """
 
-from lossatlas.papers.rdpo.losses import CDPO, DPO, IPO, RDPO, RIPO, SFT, MarginLoss, RSLiC, SLiC
+from lossatlas.papers.rdpo.losses import CDPO, RDPO, RIPO, SFT, RSLiC, SLiC
+from lossatlas.text.losses import DPO, IPO, MarginLoss
 
 __all__ = ["CDPO", "DPO", "IPO", "RDPO", "RIPO", "SFT", "MarginLoss", "RSLiC", "SLiC"]

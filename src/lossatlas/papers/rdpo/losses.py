@@ -1,88 +1,10 @@
-"""Losses of a preference pair, eqs. 1 to 4 of the room's head."""
-
-import math
+"""Losses of a preference pair, eqs. 2 to 4 of the room's head; DPO and IPO stand in text/losses.py."""
 
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch import Tensor
 
-
-class MarginLoss(nn.Module):
-    """A loss of the margin h alone: one value per pair, not reduced.
-
-    Args:
-        beta: price of leaving the reference, > 0, in units of 1 / nats.
-        eps: assumed chance that a given preference is flipped, in [0, 1/2).
-
-    Shapes:
-        log_w, log_l, ref_w, ref_l (n,) float: log-probabilities of winner and loser under policy and
-        reference, summed over response tokens -> (n,) float.
-
-    Raises:
-        ValueError: beta <= 0, eps outside [0, 1/2), either not finite, or shapes that differ.
-    """
-
-    def __init__(self, beta: float = 0.1, eps: float = 0.0) -> None:
-        super().__init__()
-        name = type(self).__name__
-        if not 0 < beta < math.inf:  # written so that NaN fails, too
-            raise ValueError(f"{name} needs a finite beta > 0, got {beta=}: 0.1 is the usual value")
-        if not 0 <= eps < 0.5:
-            raise ValueError(
-                f"{name} needs a flip rate 0 <= eps < 1/2, got {eps=}: at 1/2 labels say nothing, above swap the pairs"
-            )
-        self.beta, self.eps = beta, eps
-
-    def margin(
-        self,
-        log_w: Float[Tensor, " n"],
-        log_l: Float[Tensor, " n"],
-        ref_w: Float[Tensor, " n"],
-        ref_l: Float[Tensor, " n"],
-    ) -> Float[Tensor, " n"]:
-        """h; 0 where the policy is the reference."""
-        if not log_w.shape == log_l.shape == ref_w.shape == ref_l.shape:
-            shapes = [tuple(x.shape) for x in (log_w, log_l, ref_w, ref_l)]
-            raise ValueError(
-                f"{type(self).__name__} needs four log-probabilities per pair, got shapes {shapes}"
-            )
-        return self.beta * ((log_w - ref_w) - (log_l - ref_l))
-
-    def forward(
-        self,
-        log_w: Float[Tensor, " n"],
-        log_l: Float[Tensor, " n"],
-        ref_w: Float[Tensor, " n"],
-        ref_l: Float[Tensor, " n"],
-    ) -> Float[Tensor, " n"]:
-        return self.value(self.margin(log_w, log_l, ref_w, ref_l))
-
-    def value(self, h: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The loss of margins of any shape."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what a margin costs: override value")
-
-
-class DPO(MarginLoss):
-    """-log sigmoid(h) + tilt h: DPO, and the family that differs from it by a term linear in h.
-
-    Attributes:
-        tilt: 0 here, eps for CDPO, -eps/(1-2eps) for RDPO.
-
-    Example:
-        >>> import torch
-        >>> same = torch.zeros(1)
-        >>> DPO(beta=0.1)(same, same, same, same)  # the reference itself costs log 2
-        tensor([0.6931])
-    """
-
-    @property
-    def tilt(self) -> float:
-        """The coefficient of h."""
-        return 0.0
-
-    def value(self, h: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """softplus(-h) + tilt h, finite at any finite h."""
-        return softplus(-h) + self.tilt * h
+from lossatlas.losses import in_float32
+from lossatlas.text.losses import DPO, IPO, MarginLoss
 
 
 class CDPO(DPO):
@@ -110,14 +32,6 @@ class RDPO(DPO):
     def tilt(self) -> float:
         """-eps / (1 - 2 eps)."""
         return -self.eps / (1 - 2 * self.eps)
-
-
-class IPO(MarginLoss):
-    """(h/beta - 1/(2 beta))^2, eq. 4: the log-ratio is drawn to 1/(2 beta) and no further."""
-
-    def value(self, h: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """Squared distance of the log-ratio from 1/(2 beta)."""
-        return ((h - 0.5) / self.beta).square()
 
 
 class RIPO(IPO):
@@ -156,4 +70,4 @@ class SFT(MarginLoss):
         ref_l: Float[Tensor, " n"],
     ) -> Float[Tensor, " n"]:
         self.margin(log_w, log_l, ref_w, ref_l)  # the same shapes as every other loss
-        return -log_w
+        return -in_float32(log_w)
