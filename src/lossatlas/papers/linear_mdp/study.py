@@ -90,9 +90,10 @@ class Inverses(CellStudy):
 
     phi is one of d orthonormal directions, random a seed, drawn with the chances `weights`; N = (2 / gamma)
     log(1 / gamma) samples a run of resampling, M runs. Metric test/error: |Sinv (Sigma + gamma I) - I|, the largest
-    singular value; test/log_error, its logarithm. Arms direct and resampling, on the same samples.
+    singular value; test/log_error, its logarithm.
 
     Args:
+        inverses: which of the two, direct and resampling; they see the same samples.
         weights: chances of the directions, > 0, summing to 1.
         c: of the resampling.
         settings: of `CellStudy`; conditions gamma and M.
@@ -102,15 +103,27 @@ class Inverses(CellStudy):
     """
 
     def __init__(
-        self, data: None = None, *, weights: Sequence[float], c: float = 0.5, **settings: Any
+        self,
+        data: None = None,
+        *,
+        inverses: Sequence[str],
+        weights: Sequence[float],
+        c: float = 0.5,
+        **settings: Any,
     ) -> None:
         super().__init__(data, **settings)
+        if not inverses or not set(inverses) <= {"direct", "resampling"}:
+            raise ValueError(f"inverses are direct and resampling, got {list(inverses)}")
         if not weights or min(weights) <= 0 or abs(sum(weights) - 1) > 1e-9:
             raise ValueError(f"weights must be chances > 0 that sum to 1, got {list(weights)}")
-        self.weights, self.c = torch.tensor(list(weights), dtype=torch.float64), c
+        self.inverses, self.weights, self.c = (
+            list(inverses),
+            torch.tensor(list(weights), dtype=torch.float64),
+            c,
+        )
 
     def solve(self, cell: Cell, seeds: list[int]) -> Answers:
-        """Both inverses of a cell."""
+        """The inverses of a cell."""
         gamma, M, d = float(cell["gamma"]), int(cell["M"]), len(self.weights)
         N = math.ceil(2 / gamma * math.log(1 / gamma))
         normal = draws(
@@ -124,12 +137,13 @@ class Inverses(CellStudy):
         samples = U.gather(1, which[:, :, None].expand(-1, -1, d))
         Sigma = U.mT @ (self.weights[:, None] * U)
         exact = Sigma + gamma * torch.eye(d, dtype=torch.float64)
-        inverses = {
-            "direct": regularised_inverse(samples.mT @ samples / (M * N), gamma),
-            "resampling": resampled_inverse(samples.unflatten(1, (M, N)), gamma, self.c),
+        make = {
+            "direct": lambda: regularised_inverse(samples.mT @ samples / (M * N), gamma),
+            "resampling": lambda: resampled_inverse(samples.unflatten(1, (M, N)), gamma, self.c),
         }
         answers = []
-        for arm, Sinv in inverses.items():
+        for arm in self.inverses:
+            Sinv = make[arm]()
             error = torch.linalg.matrix_norm(Sinv @ exact - torch.eye(d, dtype=torch.float64), ord=2)
             answers.append(({"arm": arm}, {"error": error, "log_error": error.log()}))
         return answers
