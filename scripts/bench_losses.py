@@ -72,7 +72,7 @@ def _key(plain: dict[Any, Any]) -> str:
 
 def make_call(loss: nn.Module, f: Tensor, y: Tensor) -> Callable[[], Any]:
     """Forward, mean, backward; raises TypeError for a loss of another signature."""
-    index = torch.arange(len(y))
+    index = torch.arange(len(y), device=y.device)
     if indexed := getattr(loss, "indexed", False):
         loss.allocate(len(y))  # type: ignore[operator]
 

@@ -15,6 +15,7 @@ Needs torch >= 2.10, Lightning, torchmetrics, torchvision, scikit-learn, pandas,
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -263,6 +264,8 @@ def time_loss(label: str, loss: torch.nn.Module, device: torch.device) -> Row:
             f = torch.randn(BATCH, K, generator=generator).to(device).requires_grad_()
             y = torch.randint(K, (BATCH,), generator=generator).to(device)
             own = bench_losses.make_call(loss, f, y)
+            with no_waiting(device):
+                own()
 
             def plain(f: torch.Tensor = f, y: torch.Tensor = y) -> None:
                 f.grad = None
@@ -275,6 +278,19 @@ def time_loss(label: str, loss: torch.nn.Module, device: torch.device) -> Row:
             "losses", label, "failed", time.monotonic() - start, says=" ".join(str(error).split())[:200]
         )
     return Row("losses", label, "ok", time.monotonic() - start, says="; ".join(shown))
+
+
+@contextlib.contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Inside, an operation that waits for the GPU raises: a loss must not read a number at every step."""
+    before = torch.cuda.get_sync_debug_mode() if device.type == "cuda" else 0
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode(before)
 
 
 def micro(call: Any, device: torch.device, times: int = 20) -> float:

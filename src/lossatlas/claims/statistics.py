@@ -8,6 +8,7 @@ missing: a crash says nothing about a method.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from lossatlas.claims.card import load_function
 from lossatlas.claims.grid import COLUMNS, NotRunError, UnfitError
 from lossatlas.claims.spec import AnyStatistic, FunctionStatistic, MetricStatistic, canonical
 from lossatlas.errors import UserError
-from lossatlas.records import condition_columns
+from lossatlas.records import condition_columns, metric_columns
 
 if (
     TYPE_CHECKING
@@ -69,17 +70,16 @@ def select(records: DataFrame, experiment: str, seeds: str = "all", scale: str |
     Raises:
         NotRunError: no run is done.
     """
-    rows = records[records["experiment"] == experiment]
-    if rows.empty:
+    of = records["experiment"] == experiment
+    if not of.any():
         raise NotRunError(f"no run of experiment {experiment}")
-    scales = sorted(set(rows["scale"]))
+    scales = sorted(set(records.loc[of, "scale"]))
     if scale is None and len(scales) > 1 and "laptop" not in scales:
         raise NotRunError(f"runs at several scales ({', '.join(scales)}): the claim must name its `scale`")
     scale = scale or ("laptop" if "laptop" in scales else scales[0])
-    rows = rows[rows["scale"] == scale]
-    if rows.empty:
+    if scale not in scales:
         raise NotRunError(f"no run of experiment {experiment} at scale {scale}")
-    rows = verdict_seeds(rows, seeds)
+    rows = verdict_seeds(records[of & (records["scale"] == scale)], seeds)
     if rows.empty:
         raise NotRunError(
             f"experiment {experiment} has no seed for verdicts ({seeds}; 100..999 are for tuning)"
@@ -87,10 +87,23 @@ def select(records: DataFrame, experiment: str, seeds: str = "all", scale: str |
     if not (rows["status"] == "done").any():
         raise NotRunError(f"no run of experiment {experiment} is done")
     gap = rows["status"].isin(["interrupted", "failed"])
-    repeated = rows.duplicated(["arm", *condition_columns(rows), "seed", "unit"], keep=False)
-    rows = rows[~(gap & repeated)]
+    if gap.any():
+        repeated = rows.duplicated(["arm", *condition_columns(rows), "seed", "unit"], keep=False)
+        rows = rows[~(gap & repeated)]
     failed = rows["status"].map({"done": 0.0, "diverged": 1.0})
     return rows.assign(failed=failed, unit_id=unit_ids(rows))
+
+
+def needed(statistic: AnyStatistic, records: DataFrame) -> DataFrame:
+    """The records with the columns that the statistic reads; a table of runs has dozens, and every filter copies them.
+
+    A function gets them all.
+    """
+    if isinstance(statistic, FunctionStatistic):
+        return records
+    read = {statistic.metric, statistic.ties, statistic.trials}
+    idle = {*metric_columns(records), "device", "commit", "config_hash", "extras"} - read
+    return records[[column for column in records.columns if column not in idle]]
 
 
 def compute(
@@ -135,13 +148,23 @@ def _per_seed(statistic: Statistic) -> Statistic:
     groups = table.groupby(keys, sort=False, dropna=False)
     how = {"x": "first", "tie": "mean", "trials": "sum" if counts else "first"}
     merged = groups.agg(how)
-    merged["value"] = groups["value"].agg("sum" if counts else _mean)
-    merged["failed"] = groups["failed"].agg(lambda flags: flags.max(skipna=False))
+    number, count = groups.ngroup().to_numpy(), len(merged)
+    merged["value"] = (
+        groups["value"].agg("sum") if counts else _per_group(table["value"], number, count, np.mean)
+    )
+    merged["failed"] = _per_group(table["failed"], number, count, np.max)
     return Statistic(merged.reset_index()[COLUMNS], statistic.steps)
 
 
-def _mean(values: Series) -> float:
-    return float(np.mean(values.to_numpy(float)))  # a NaN stays one
+def _per_group(values: Series, number: np.ndarray, count: int, how: Callable[..., Any]) -> np.ndarray:
+    """`how` over the values of each group; a NaN stays one. All groups of one size at once."""
+    order, sizes = np.argsort(number, kind="stable"), np.bincount(number, minlength=count)
+    ordered, starts = values.to_numpy(float)[order], np.concatenate([[0], np.cumsum(sizes)])
+    found = np.empty(count)
+    for size in np.unique(sizes):
+        which = np.flatnonzero(sizes == size)
+        found[which] = how(ordered[starts[which][:, None] + np.arange(size)], axis=1)
+    return found
 
 
 def _level(rows: DataFrame, metric: str) -> DataFrame:

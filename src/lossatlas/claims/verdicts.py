@@ -15,7 +15,7 @@ from lossatlas.claims.checks import run_check
 from lossatlas.claims.grid import NotRunError, UnfitError
 from lossatlas.claims.power import units_needed
 from lossatlas.claims.spec import Better, Never, Order, Ratio, Trend
-from lossatlas.claims.statistics import compute, select
+from lossatlas.claims.statistics import compute, needed, select
 from lossatlas.claims.tests import ALPHA, Result
 from lossatlas.errors import UserError
 
@@ -132,7 +132,7 @@ def comparisons(claim: Claim, part: Part, records: DataFrame) -> list[Result]:
         UnfitError: the test does not apply to their values.
         UserError: the card's function cannot be imported.
     """
-    rows = select(records, part.experiment, claim.seeds, claim.scale)
+    rows = select(needed(part.statistic, records), part.experiment, claim.seeds, claim.scale)
     ordered = isinstance(part.check, Order | Trend)
     statistic = compute(part.statistic, rows, ordered, claim.units is not None)
     return run_check(part.check, statistic)

@@ -227,10 +227,10 @@ class MART(_Attacked):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " n"]:
         f, f_moved = self.both(net, x, self.attack(net, x, y, per_sample_cross_entropy, generator))
-        log_p = torch.log_softmax(f, dim=1)
+        charged, log_p = per_sample_cross_entropy(f_moved, y), torch.log_softmax(f, dim=1)
         # 1 - p_k is the sum over the other classes: a logsumexp, where 1 - p would round to 0
         rival = f_moved.scatter(1, y[:, None], -math.inf).argmax(1, keepdim=True)
         others = f_moved.scatter(1, rival, -math.inf)
         boost = torch.logsumexp(f_moved, dim=1) - torch.logsumexp(others, dim=1)
         doubt = 1 - log_p.gather(1, y[:, None])[:, 0].exp()
-        return per_sample_cross_entropy(f_moved, y) + boost + self.beta * doubt * divergence(log_p, f_moved)
+        return charged + boost + self.beta * doubt * divergence(log_p, f_moved)

@@ -181,7 +181,7 @@ class MSE(nn.Module):
         p = torch.softmax(checked(f, y), dim=1)
         label = y[:, None]
         # in place on a copy: an integer (n, K) of one_hot would cost twice the scores' memory
-        return p.scatter_add(1, label, p.new_tensor(-1.0).expand(len(y), 1)).square().sum(dim=1)
+        return p.scatter_add(1, label, p.new_full((len(y), 1), -1.0)).square().sum(dim=1)
 
 
 class SCE(nn.Module):
