@@ -264,7 +264,7 @@ class Select(CellStudy):
         self.mechanism, self.ks = check_arm(mechanism, self.ARMS), check_increasing(ks, 0)
         self.n, self.d, self.strength, self.options = n, d, strength, dict(thresholdout)
         self.kind = ColumnSample if columns else LawSample
-        self._thresholdout(np.asarray, np.asarray, [self.seed])  # bad arguments are refused here, not in mid-run
+        self._thresholdout(np.asarray, np.asarray, [self.seed])  # refuses bad arguments at once
 
     def _thresholdout(self, training: Source, holdout: Source, seeds: list[int]) -> Thresholdout:
         unit = 1 / math.sqrt(self.n)
