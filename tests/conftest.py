@@ -79,7 +79,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(
-        Budget(config.rootpath, **{k: config.getoption(k) for k in ("limit", "paper", "core")}), "budget"
+        Budget(**{k: config.getoption(k) for k in ("limit", "paper", "core")}), "budget"
     )
 
 

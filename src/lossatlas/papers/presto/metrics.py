@@ -21,10 +21,11 @@ def calibration_error(
     """Estimated calibration error of the rare class: sum over bins of (n_b / n) (share of rare rows - mean p)^2.
 
     Bins hold equal numbers of rows in the order of p, the first n mod bins of them one more; ties keep the rows' order.
+    Bins are those of the paper's code, the error is not: there each row's own p is compared with its bin's share, here
+    the bin's mean p, so that a spread of p inside a bin costs nothing.
 
     Args:
-        p: estimated probabilities. rare: outcomes. bins: 1..n, more are cut to n; None: max(10, round(n / 100)), as
-            the paper's code has it.
+        p: estimated probabilities. rare: outcomes. bins: 1..n, more are cut to n; None: max(10, round(n / 100)).
 
     Raises:
         ValueError: no rows, or bins < 1.
