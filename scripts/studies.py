@@ -179,6 +179,8 @@ def verdicts(studies: Iterable[Study], evidence: bool) -> list[list[str]]:
         except (OSError, ValueError, KeyError):
             rows.append([name, "no verdicts", "-", "-", "-", "-"])
             continue
+        if not claims:  # another protocol than the card's, such as scale=smoke: the study said what differs
+            rows.append([name, "not judged", "-", "-", "-", "-"])
         for v in claims:
             if evidence or v["verdict"] != "not run":  # what needs other studies is not this one's
                 numbers = ["-" if v[key] is None else f"{v[key]:.3g}" for key in ("effect", "p_holm")]

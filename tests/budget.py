@@ -8,9 +8,10 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Generator, Iterable
-from pathlib import Path
 
 import pytest
+
+from lossatlas.listing import experiments
 
 PAPER = 45.0  # processor seconds a paper may cost: its truths and the smoke of its experiments
 BY_EXPERIMENT = (
@@ -24,16 +25,9 @@ def spent() -> float:
     return sum(os.times()[:4])
 
 
-def papers(root: Path) -> dict[str, str]:
-    """Paper of each experiment, by the experiment's name (`ldr_noisy`, `paper/ldr_noisy`)."""
-    found = {}
-    folder = root / "conf" / "experiment"
-    for path in folder.rglob("*.yaml"):
-        if match := re.search(r"^paper: (\S+)", path.read_text(), re.MULTILINE):
-            found[str(path.relative_to(folder).with_suffix(""))] = match[1]
-    for name in [str(path.relative_to(folder).with_suffix("")) for path in (folder / "paper").glob("*.yaml")]:
-        found.setdefault(name, found.get(name.removeprefix("paper/"), name))
-    return found
+def papers() -> dict[str, str]:
+    """Paper of each experiment, by the experiment's name (`ldr_noisy`, `paper/ldr_cifar100`)."""
+    return {experiment.name: experiment.paper for experiment in experiments()}
 
 
 def part(nodeid: str, papers: dict[str, str]) -> str:
@@ -63,14 +57,13 @@ class Budget:
     """Sums what the workers report.
 
     Args:
-        root: the checkout.
         limit: papers over their budget fail the session.
         paper: the one whose tests are run; "": all.
         core: only what belongs to no paper.
     """
 
-    def __init__(self, root: Path, limit: bool, paper: str = "", core: bool = False) -> None:
-        self.papers, self.limit, self.paper, self.core = papers(root), limit, paper, core
+    def __init__(self, limit: bool, paper: str = "", core: bool = False) -> None:
+        self.papers, self.limit, self.paper, self.core = papers(), limit, paper, core
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.tests: defaultdict[str, int] = defaultdict(int)
         self.began = 0.0

@@ -10,7 +10,6 @@ import pkgutil
 
 import pytest
 import torch
-from jaxtyping import config as hook
 from pytorch_lightning import LightningModule
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
@@ -114,14 +113,6 @@ def scores(size: float = 2.0, rows: int = n, classes: int = K) -> torch.Tensor:
     return size * torch.randn(rows, classes, generator=torch.Generator().manual_seed(7))
 
 
-@pytest.fixture
-def unhooked():
-    """As users call it: without the shapes' own check, which would refuse first."""
-    hook.update("jaxtyping_disable", True)
-    yield
-    hook.update("jaxtyping_disable", False)
-
-
 # ---------------------------------------------------------------- 14: half precision
 @losses
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -188,7 +179,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", OF_CLASSES)
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_a_loss_refuses_what_is_not_its_own(unhooked, name, bad):
+def test_a_loss_refuses_what_is_not_its_own(name, bad):
     f, labels = bad
     more = (torch.arange(n),) if name in ("ALDRKL", "TGCE") else ()
     with pytest.raises(ValueError, match=r"^[^\n]* needs [^\n]* got [^\n]*$"):
@@ -196,7 +187,7 @@ def test_a_loss_refuses_what_is_not_its_own(unhooked, name, bad):
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-def test_an_attacked_loss_does_not_take_a_label_of_minus_100(unhooked, name):
+def test_an_attacked_loss_refuses_a_label_of_minus_100(name):
     net, x, _ = attacked(scores())
     assert (
         cross_entropy(scores(), torch.full_like(y, -100), reduction="none").eq(0).all()
@@ -205,7 +196,7 @@ def test_an_attacked_loss_does_not_take_a_label_of_minus_100(unhooked, name):
         LOSSES[name](radius=0.0)(net, x, torch.full_like(y, -100))
 
 
-def test_comp_sum_drops_no_row(unhooked):
+def test_comp_sum_refuses_to_drop_a_row():
     with pytest.raises(ValueError, match=r"got f \(3, 5\) torch.float32, y \(2,\) torch.int64"):
         CompSumLoss()(scores()[:3], y[:2])  # before: 2 values, the third row in none of them
 
@@ -213,7 +204,7 @@ def test_comp_sum_drops_no_row(unhooked):
 @pytest.mark.parametrize(
     "loss", [SquaredError(), CategoricalMSE(m=K)], ids=["SquaredError", "CategoricalMSE"]
 )
-def test_targets_of_another_shape_are_refused(unhooked, loss):
+def test_targets_of_another_shape_are_refused(loss):
     f = scores()[:, : 1 if isinstance(loss, SquaredError) else K]
     for targets in (f[:, :1], f[:1, 0], f[:, 0].long()):  # before: (n, n), n errors to one target, a cast
         with pytest.raises(ValueError, match=r"^[^\n]*floating targets y \(n,\), got [^\n]*$"):
@@ -232,7 +223,7 @@ def test_a_position_of_minus_1_is_no_other_sample(name):
 @pytest.mark.parametrize(
     "name", sorted(LOSSES.keys() - ATTACKS)
 )  # once an attack: are these images in [0, 1]?
-def test_no_loss_reads_a_number_off_another_device(unhooked, name):
+def test_no_loss_reads_a_number_off_another_device(name):
     """A meta tensor has no numbers: reading one, which on a GPU is a wait, raises."""
     f = scores().to("meta").requires_grad_()
     assert charged(name, f).shape == (n,)
@@ -338,7 +329,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("h", "labels", "lr", "told"), REFUSED.values(), ids=REFUSED)
-def test_spherical_output_refuses_before_anything_moves(unhooked, h, labels, lr, told):
+def test_spherical_output_refuses_before_anything_moves(h, labels, lr, told):
     output, start = layer()
     with pytest.raises(ValueError, match=told):
         output.loss(h, labels, lr)

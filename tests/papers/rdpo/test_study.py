@@ -20,9 +20,7 @@ def left(outputs, experiment):
     return json.loads((folder / "record.json").read_text()), checkpoint["state_dict"]
 
 
-@pytest.mark.parametrize(
-    ("words", "cut"), [(TEXT, 2), (TEXT, 3), (TEXT, 5), (LINEAR, 2)], ids=["mid", "epoch", "second", "linear"]
-)
+@pytest.mark.parametrize(("words", "cut"), [(TEXT, 5), (LINEAR, 2)], ids=["text, second epoch", "linear"])
 def test_a_resumed_run_equals_an_uninterrupted_one(cli, outputs, tmp_path, monkeypatch, words, cut):
     from lossatlas import callbacks
 

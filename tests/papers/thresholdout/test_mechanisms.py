@@ -20,6 +20,7 @@ from lossatlas.papers.thresholdout import (
     noise_scale,
     update_bound,
 )
+from lossatlas.seeding import numpy_stream
 
 N = 32
 
@@ -78,8 +79,6 @@ def by_hand(t, h, T, s, streams):
 
 
 def test_thresholdout_is_its_definition():
-    from lossatlas.seeding import numpy_stream
-
     rng = np.random.default_rng(1)
     t, h = rng.random((2, 300)), rng.random((2, 300))
     mechanism = Thresholdout(lambda _: t, lambda _: h, T=0.2, s=0.05, seed=[4, 9])
@@ -163,6 +162,27 @@ def test_one_update_by_hand():
     assert mechanism.ask([1, 0.5, 0, 0]) == pytest.approx(0.875)
     w = [math.exp(0.5), math.exp(0.25), 1, 1]
     np.testing.assert_allclose(mechanism.D[0], np.array(w) / sum(w), rtol=1e-14)
+
+
+def test_noise_enters_comparison_and_answer():
+    S, q, _ = case(7, k=60)
+    mechanism = PrivateWeights(S, T=0.1, b0=0.05, seed=[5, 6, 7])
+    answers = mechanism.ask(q)
+    for r, seed in enumerate((5, 6, 7)):
+        near, told = (
+            numpy_stream(seed, f"thresholdout/mechanism/{role}").laplace(size=60)
+            for role in ("compare", "answer")
+        )
+        D, p, used = np.full(N, 1 / N), S.shares[r], 0
+        for j in range(60):
+            guess, h = D @ q[r, j], p @ q[r, j] + 0.05 * told[j]
+            if abs(guess - p @ q[r, j] + 0.05 * near[j]) <= 0.1:
+                assert answers[r, j] == pytest.approx(guess, abs=1e-12)
+                continue
+            assert answers[r, j] == pytest.approx(h, abs=1e-12)
+            D = D * np.exp(0.05 * (1 if h > guess else -1) * q[r, j])
+            D, used = D / D.sum(), used + 1
+        assert 5 < used == mechanism.used[r] < 55
 
 
 def test_a_hypothesis_that_is_the_sample_is_never_changed():

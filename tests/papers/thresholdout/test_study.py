@@ -19,6 +19,7 @@ from lossatlas.papers.thresholdout.features import (
 )
 from lossatlas.papers.thresholdout.statistics import fresh_at_best
 from lossatlas.papers.thresholdout.study import Growth, Queries, Select
+from lossatlas.seeding import numpy_stream
 
 SIZES = {"N": 16, "n": 50, "ks": [4, 30, 60], "concentration": 0.25, "gauss": {"b": 0.1}, "pmw": {"T": 0.2, "b0": 0.02},
          "thresholdout": {"T": 0.1, "s": 0.02}, "conditions": {"answers": ["own", "other"]}}  # fmt: skip
@@ -143,8 +144,6 @@ def test_naive_errors_by_loops():
 
 
 def _streams(name):
-    from lossatlas.seeding import numpy_stream
-
     return [numpy_stream(seed, f"thresholdout/{name}") for seed in (100, 101)]
 
 
@@ -212,6 +211,12 @@ def test_selection_reports():
     pd.testing.assert_frame_equal(kept, found["fresh"][["test/training", "test/fresh"]])
 
 
+def test_threshold_and_noise_are_in_units_of_a_standard_error():
+    study = Select(None, mechanism="thresholdout", seeds=1, **FEATURES)
+    mechanism = study._thresholdout(np.asarray, np.asarray, [0])
+    assert (mechanism.T, mechanism.s) == pytest.approx((4 / math.sqrt(200), 1 / math.sqrt(200)), abs=1e-15)
+
+
 def test_columns_select_as_the_law_does():
     law, full = (
         rows(Select(None, mechanism="naive", columns=kind, seeds=60, seed=100, **FEATURES))
@@ -239,7 +244,13 @@ def test_fresh_at_best_takes_the_reported_maximum():
     [
         (lambda: queries("naive", ks=[4, 4]), "increasing"),
         (lambda: queries("naive", concentration=0.0), "concentration > 0"),
+        (lambda: Queries(None, mechanism="pmw", **{**SIZES, "pmw": {"T": 0, "b0": 0.1}}), "T > 0"),
         (lambda: Growth(None, mechanism="gauss", alpha=0.6, b=0.1), "alpha < 1/2"),
+        (lambda: Growth(None, mechanism="gauss", alpha=0.1, b=0.1, noise="cauchy"), "laplace or gaussian"),
+        (
+            lambda: Select(None, mechanism="thresholdout", **{**FEATURES, "thresholdout": {"T": -1, "s": 1}}),
+            "T >= 0",
+        ),
         (lambda: Select(None, mechanism="naive", **{**FEATURES, "ks": [0, 61]}), "ks up to d"),
     ],
 )

@@ -28,7 +28,7 @@ def draw_qualities(
     return w[place], place >= half
 
 
-def utilities(w: Float[np.ndarray, "*R m"], e: Float[np.ndarray, "*R n m"]) -> Float[np.ndarray, "*R n m"]:
+def utilities(w: Float[np.ndarray, "*#R m"], e: Float[np.ndarray, "*#R n m"]) -> Float[np.ndarray, "*#R n m"]:
     """U = max(w + .3 e, 1e-6); what lies below the floor keeps its order there, as 1e-6 exp(w + .3 e).
 
     Example:
@@ -42,8 +42,8 @@ def utilities(w: Float[np.ndarray, "*R m"], e: Float[np.ndarray, "*R n m"]) -> F
 
 
 def weigh(
-    U: Float[np.ndarray, "*R n m"], second: Bool[np.ndarray, "*R m"], theta: float
-) -> Float[np.ndarray, "*R n m"]:
+    U: Float[np.ndarray, "*#R n m"], second: Bool[np.ndarray, "*#R m"], theta: float
+) -> Float[np.ndarray, "*#R n m"]:
     """Utilities with those of G_2 times theta; the order inside a group is untouched.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from numpy.typing import ArrayLike
 
 from lossatlas.schema import nearest
@@ -83,7 +83,7 @@ def make_score(name: str, m: int, k: int, q: float = 0.8) -> Score:
     raise ValueError(f"no score {name!r}; {nearest(name, NAMES)}")
 
 
-def order_of(utilities: Float[np.ndarray, "*n m"]) -> Int[np.ndarray, "*n m"]:
+def order_of(utilities: Real[np.ndarray, "*n m"]) -> Int[np.ndarray, "*n m"]:
     """Items from best to worst; equal utilities in the order of their index."""
     return np.argsort(-utilities, axis=-1, kind="stable")
 

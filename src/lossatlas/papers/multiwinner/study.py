@@ -55,12 +55,12 @@ class Truth:
         return self.value(name, S) / self.most[name]
 
 
-def numbers(seeds: list[int], purpose: str, shape: tuple[int, ...]) -> Float[np.ndarray, "R m"]:
+def numbers(seeds: list[int], purpose: str, shape: tuple[int, ...]) -> Float[np.ndarray, "R ..."]:
     """Uniform numbers of each seed's own stream."""
     return np.stack([numpy_stream(seed, f"multiwinner/{purpose}").random(shape) for seed in seeds])
 
 
-def normals(seeds: list[int], purpose: str, shape: tuple[int, ...]) -> Float[np.ndarray, "R n m"]:
+def normals(seeds: list[int], purpose: str, shape: tuple[int, ...]) -> Float[np.ndarray, "R ..."]:
     """Standard normal numbers of each seed's own stream, single precision."""
     return np.stack(
         [numpy_stream(s, f"multiwinner/{purpose}").standard_normal(shape, dtype=np.float32) for s in seeds]

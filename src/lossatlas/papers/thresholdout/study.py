@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lossatlas.cells import Cell, CellStudy, numpy_draws, numpy_stream
 from lossatlas.errors import UserError
 from lossatlas.papers.thresholdout.analysts import SignAnalyst, choose_features
-from lossatlas.papers.thresholdout.base import BudgetSpentError, Mechanism, check_noise
+from lossatlas.papers.thresholdout.base import BudgetSpentError, Mechanism, Source
 from lossatlas.papers.thresholdout.features import ColumnSample, LawSample, VoteMargins
 from lossatlas.papers.thresholdout.mechanisms import (
     Naive,
@@ -101,6 +101,7 @@ class Queries(CellStudy):
         self.mechanism, self.ks = check_arm(mechanism, self.ARMS), check_increasing(ks, 1)
         self.N, self.n, self.concentration = N, n, concentration
         self.options = {"gauss": gauss, "pmw": pmw, "thresholdout": thresholdout}
+        self.make(Points([[0, 0]], N), [self.seed])  # bad arguments are refused here, not in mid-run
 
     def _sample(self, seeds: list[int], name: str, P: np.ndarray) -> Points:
         drawn = [
@@ -196,12 +197,17 @@ class Growth(CellStudy):
         if not (0 < alpha < 0.5 and last >= 8):
             raise ValueError(f"growth needs 0 < alpha < 1/2 and last >= 8, got {alpha=}, {last=}")
         self.b = b if check_arm(mechanism, ("naive", "gauss")) == "gauss" else 0.0
-        self.alpha, self.noise, self.last = alpha, check_noise(noise), last
+        self.alpha, self.noise, self.last = alpha, noise, last
+        self._mechanism([self.seed])  # bad arguments are refused here, not in mid-run
+
+    def _mechanism(self, seeds: list[int]) -> Noisy:
+        """Of queries that are their own means."""
+        return Noisy(lambda means: means, self.b, self.noise, seed=seeds)
 
     def solve(self, cell: Cell, seeds: list[int]) -> dict[str, np.ndarray]:
         """First passages at one n; goes on until every seed has passed."""
         n, R = cell["n"], len(seeds)
-        mechanism = Noisy(lambda means: means, self.b, self.noise, seed=seeds)
+        mechanism = self._mechanism(seeds)
         margins, k_star, before = VoteMargins(R, n), np.full(R, np.inf), 0
         features, points = ([numpy_stream(s, f"thresholdout/growth/{part}/{n}") for s in seeds]
                             for part in ("features", "points"))  # fmt: skip
@@ -253,11 +259,17 @@ class Select(CellStudy):
         **settings: Any,
     ) -> None:
         super().__init__(data, **settings)
-        if min(n, d) < 2 or ks[-1] > d:
+        if min(n, d) < 2 or max(ks, default=0) > d:
             raise ValueError(f"select needs n >= 2, d >= 2 and ks up to d, got {n=}, {d=}, ks={list(ks)}")
         self.mechanism, self.ks = check_arm(mechanism, self.ARMS), check_increasing(ks, 0)
         self.n, self.d, self.strength, self.options = n, d, strength, dict(thresholdout)
         self.kind = ColumnSample if columns else LawSample
+        self._thresholdout(np.asarray, np.asarray, [self.seed])  # refuses bad arguments at once
+
+    def _thresholdout(self, training: Source, holdout: Source, seeds: list[int]) -> Thresholdout:
+        unit = 1 / math.sqrt(self.n)
+        scaled = {**self.options, "T": self.options["T"] * unit, "s": self.options["s"] * unit}
+        return Thresholdout(training, holdout, **scaled, seed=seeds)
 
     def solve(self, cell: Cell, seeds: list[int]) -> Answers:
         """Every k for one number of features with signal."""
@@ -266,8 +278,7 @@ class Select(CellStudy):
         training, holdout = (self.kind(seeds, part, self.n, shift) for part in ("training", "holdout"))
         mechanism: Mechanism = Naive(holdout, seed=seeds)
         if self.mechanism == "thresholdout":
-            scaled = {**self.options, "T": self.options["T"] * unit, "s": self.options["s"] * unit}
-            mechanism = Thresholdout(training, holdout, **scaled, seed=seeds)
+            mechanism = self._thresholdout(training, holdout, seeds)
         known = training("correlations")
         told = known if self.mechanism == "nonadaptive" else mechanism.ask("correlations")
         votes = choose_features(known, told, unit, self.ks)
