@@ -62,7 +62,11 @@ def figure(records: "DataFrame") -> "Figure":
 
 def _inverses(ax: Any, rows: "DataFrame", styles: dict[str, dict[str, Any]]) -> None:
     """Median errors and quartiles over seeds against the runs M, a line for each gamma, light to dark."""
+    ax.set(xscale="log", yscale="log", title="inverse of a covariance, equal samples",
+           xlabel="runs of resampling M", ylabel="error (median, quartiles)")  # fmt: skip
     rows = rows[rows["arm"].isin(["direct", "resampling"])]
+    if rows.empty:
+        return
     for arm in ("direct", "resampling"):
         for alpha, (_, part) in zip(
             (1.0, 0.65, 0.4), rows[rows["arm"] == arm].groupby("gamma", sort=True), strict=False
@@ -81,7 +85,6 @@ def _inverses(ax: Any, rows: "DataFrame", styles: dict[str, dict[str, Any]]) -> 
                 alpha=alpha,
                 **styles[arm],
             )
-    ax.set(xscale="log", yscale="log", title="inverse of a covariance, equal samples",
-           xlabel="runs of resampling M", ylabel="error (median, quartiles)")  # fmt: skip
-    if len(rows):
-        ax.legend(frameon=False, fontsize="small")
+    ax.set_xticks([4, 16, 64], ["4", "16", "64"])
+    ax.set_xticks([], minor=True)
+    ax.legend(frameon=False, fontsize="small")

@@ -177,6 +177,8 @@ def run(learner: Learner, runs: Runs, trajectories: int | None = None) -> dict[s
             change[:n] = torch.maximum(change[:n], (new - pi[:n]).abs().sum(-1).amax((1, 2)))
             smallest[:n] = torch.minimum(smallest[:n], new.amin((1, 2, 3)))
             pi[:n] = new
+    if not learner.learns:  # there are no estimates of whose size to speak
+        low, high, change = (torch.full((R,), math.nan, dtype=double) for _ in range(3))
     best, _ = runs.mdp.best(runs.mdp.losses(total))
     regret = paid - best
     return {

@@ -24,8 +24,8 @@ class LinearMDP:
         ValueError: shapes that do not fit, NaN, a feature longer than 1, chances that are negative or do not sum to 1.
     """
 
-    phi: Float[Tensor, "R H S A d"]
-    P: Float[Tensor, "R T S A S2"]
+    phi: Tensor
+    P: Tensor
 
     def __post_init__(self) -> None:
         if self.phi.ndim != 5 or self.phi.numel() == 0 or not self.phi.isfinite().all():
