@@ -31,8 +31,8 @@ nan, inf = math.nan, math.inf
 
 # modules that a room exports and that are no loss
 NO_LOSS = {"Centred", "Confidence", "ConvNet", "Digits", "ModularTransformer", "NeuralLearner", "Points"}
-NO_LOSS |= {"QuadraticNet", "RidgeLearner", "SphericalOutput"}
-PAIRS = {"CDPO", "DPO", "IPO", "MarginLoss", "RDPO", "RIPO", "RSLiC", "SFT", "SLiC"}  # tests/papers/rdpo
+NO_LOSS |= {"MarginLoss", "QuadraticNet", "RidgeLearner", "SphericalOutput"}
+PAIRS = ("CDPO", "DPO", "IPO", "RDPO", "RIPO", "RSLiC", "SFT", "SLiC")
 
 
 def exported() -> dict[str, type[nn.Module]]:
@@ -47,7 +47,7 @@ def exported() -> dict[str, type[nn.Module]]:
                 and issubclass(kind, nn.Module)
                 and not issubclass(kind, LightningModule)
             )
-            if module and name not in NO_LOSS | PAIRS:
+            if module and name not in NO_LOSS:
                 found[name] = kind
     return found
 
@@ -71,6 +71,10 @@ def numbers(f):
     return f, ((torch.arange(n, device=f.device) - 6) / 8).to(f.dtype)  # the same number in every dtype
 
 
+def pairs(f):
+    return f[:, 0], f[:, 1], f[:, 2].detach(), f[:, 3].detach()
+
+
 def two_views(f):
     return f, f.roll(1, 1).detach()
 
@@ -90,6 +94,7 @@ INPUTS = {
     "C51Loss": (lambda f: (f, numbers(f)[1], numbers(f)[1].abs(), f.flip(0)), {"m": K}),
     "LazyMSE": (lambda f: (f, f.flip(0).detach()), {}),
     "NTXent": (two_views, {}),
+    **{name: (pairs, {}) for name in PAIRS},
     **{name: (indexed_views, {"n": n}) for name in ("SogCLR", "ISogCLR", "BimodalISogCLR")},
     **{
         name: (lambda f: (f, y.to(f.device), torch.arange(n, device=f.device)), {"n": n})

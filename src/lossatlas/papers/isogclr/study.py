@@ -14,6 +14,7 @@ from torch import Tensor
 from lossatlas.data import Batch, Data, Split
 from lossatlas.lit import LitModule
 from lossatlas.loader import Blocks
+from lossatlas.losses import tell_skipped
 from lossatlas.nets import share_batch_norms
 from lossatlas.papers.isogclr.embed import Embedder, alignment, uniformity
 from lossatlas.papers.isogclr.tail import class_sizes, long_tail
@@ -118,6 +119,7 @@ class LitContrastive(LitModule):
     def on_test_epoch_end(self) -> None:
         """Fits the probe, measures embeddings and temperatures."""
         assert self.data is not None
+        tell_skipped(self.loss)
         right, y = self._probed(self.data.test)
         by_class = [float(right[y == c].mean()) if (y == c).any() else np.nan for c in self.pi.tolist()]
         self._accuracy = by_class

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from lossatlas.lit import LitModule
+from lossatlas.losses import tell_skipped
 from lossatlas.metrics.classes import predicted
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LitLDR(LitModule):
             self.log("lambda/mean_flipped", self.lambda_i[flipped].mean())
             if self.current_epoch + 1 == self.trainer.max_epochs:
                 self.log("lambda/auc", roc_auc_score(flipped.cpu().numpy(), self.lambda_i.cpu().numpy()))
+        tell_skipped(self.loss)
         super().on_train_epoch_end()
 
     @property
