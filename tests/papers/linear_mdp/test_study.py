@@ -70,7 +70,7 @@ def test_errors_of_both_inverses_shrink_with_samples_and_are_averaged():
         (lambda: Inverses(None, inverses=["direct"], weights=[0.5, 0.6]), "sum to 1"),
     ],
 )
-def test_bad_settings_are_one_line(call, text):
+def test_bad_settings_are_refused_in_one_line(call, text):
     with pytest.raises(ValueError, match=text) as refused:
         call()
     assert "\n" not in str(refused.value)

@@ -109,7 +109,7 @@ def test_the_log_barrier_bears_any_loss_and_exponential_weights_do_not():
     ).uniform_(-2, 3)
     assert stability(p, c, 1.0)[0].max() <= 1
     small, size = torch.meshgrid(
-        torch.logspace(-8, -0.5, 16, dtype=double), torch.logspace(-2, 12, 29, dtype=double)
+        torch.logspace(-8, -0.5, 16, dtype=double), torch.logspace(-2, 12, 29, dtype=double), indexing="ij"
     )
     p = torch.stack([1 - small, small], -1).flatten(0, 1)
     c = torch.stack([torch.zeros_like(size), -size], -1).flatten(0, 1)
@@ -284,7 +284,7 @@ def test_learning_beats_equal_chances_and_losses_are_as_said():
         (lambda: learner_named("log_barier"), "did you mean log_barrier"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(call, text):
+def test_bad_input_is_refused_in_one_line(call, text):
     with pytest.raises((ValueError, UserError), match=text) as refused:
         call()
     assert "\n" not in str(refused.value)
