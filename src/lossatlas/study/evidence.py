@@ -35,10 +35,7 @@ def planned_seeds(experiment: str, core: bool = False) -> set[int] | None:
         >>> sorted(planned_seeds("ldr_noisy"))[::19]
         [1000, 1019]
     """
-    path = conf_dir() / "experiment" / f"{experiment}.yaml"
-    if not path.is_file():
-        return None
-    cfg: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    cfg = _with_inherited(experiment)
     if isinstance(cfg.get("seeds"), int):  # seeds of one run (lossatlas.cells)
         first = int(cfg.get("seed", 0))
         return set(range(first, first + cfg["seeds"]))
@@ -48,6 +45,17 @@ def planned_seeds(experiment: str, core: bool = False) -> set[int] | None:
         blocks += [block for grid in grids for block in ([grid] if isinstance(grid, Mapping) else grid)]
     found = [_seeds(block["seed"]) for block in blocks if "seed" in block]
     return set().union(*found) if found else None
+
+
+def _with_inherited(experiment: str) -> dict[str, Any]:
+    """The keys of an experiment file over those of the experiment that it builds on; none where there is no file."""
+    path = conf_dir() / "experiment" / f"{experiment}.yaml"
+    if not path.is_file():
+        return {}
+    cfg: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    first = next(iter(cfg.get("defaults") or []), "")
+    base = first.removeprefix("/experiment/") if isinstance(first, str) else ""
+    return {**(_with_inherited(base) if base and base != experiment else {}), **cfg}
 
 
 def _seeds(value: Any) -> set[int]:
