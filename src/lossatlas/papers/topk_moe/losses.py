@@ -12,8 +12,8 @@ R_BAR = {2: 4.0, 3: 6.0}  # by the size of a cell
 
 def voronoi_cells(fitted: Experts, true: Experts) -> Int[Tensor, "R k"]:
     """The true expert nearest to each fitted one in (b1, a, c, s), Euclidean."""
-    keys = [torch.stack(e.parts()[1:], dim=-1) for e in (fitted, true)]
-    return torch.cdist(*keys).argmin(-1)
+    one, other = (torch.stack(e.parts()[1:], dim=-1) for e in (fitted, true))
+    return torch.cdist(one, other).argmin(-1)
 
 
 def translated(fitted: Experts, true: Experts) -> Experts:

@@ -100,8 +100,9 @@ class Rates(CellStudy):
         drawn = draws(seeds, "topk_moe/start", lambda g: torch.randn(5, self.k, generator=g, dtype=double))
         scale = [self.noise[name] for name in ("b", "b", "experts", "experts", "s")]
         noise = [size * drawn[:, i] for i, size in enumerate(scale)]
-        parts = [p + e for p, e in zip((b0 - share, b1, a, c, s), noise, strict=True)]
-        return Experts(*parts[:4], parts[4].abs().clamp(min=FLOOR))
+        parts = zip((b0 - share, b1, a, c, s), noise, strict=True)
+        b0, b1, a, c, s = (part + error for part, error in parts)
+        return Experts(b0, b1, a, c, s.abs().clamp(min=FLOOR))
 
     def measured(self, experts: Experts, true: Experts) -> dict[str, Tensor]:
         """Distance and errors of fitted experts."""
