@@ -11,6 +11,7 @@ from budget import Budget
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 from jaxtyping import config, install_import_hook
+from shapes import ROUND
 
 SRC = Path(__file__).parents[1] / "src"
 CHECKED = [p for p in (SRC / "lossatlas").rglob("*.py") if "from jaxtyping import" in p.read_text()]
@@ -22,6 +23,7 @@ install_import_hook(
 @pytest.fixture(autouse=True)
 def unhooked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests of refusals ("refuse" in their name) see what users see: the hook would speak first."""
+    ROUND.begin()
     own = "refuse" in request.node.name
     config.update("jaxtyping_disable", own)
     yield

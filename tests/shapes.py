@@ -8,7 +8,27 @@ from typing import Any, get_args
 from beartype import beartype
 from jaxtyping import AbstractArray
 
-MOST = 200  # calls of a function that are checked: later ones would double the time of small loops
+MOST = 200  # calls of a function that are checked in a test: later ones would double the time of small loops
+
+
+class Round:
+    """The test that runs now, by number, and the functions that it has called more than MOST times."""
+
+    number: int = 0
+    released: list[Any]
+
+    def __init__(self) -> None:
+        self.released = []
+
+    def begin(self) -> None:
+        """Checks all functions again, so that no test depends on those before it."""
+        self.number += 1
+        for function in self.released:
+            function.__no_type_check__ = False
+        self.released.clear()
+
+
+ROUND = Round()
 
 
 def names_shape(hint: Any) -> bool:
@@ -21,25 +41,26 @@ def typechecker(function: Callable[..., Any]) -> Callable[..., Any]:
     """For `install_import_hook`, which calls it with functions of its own that carry the annotations."""
     hints = function.__annotations__
     function.__annotations__ = {name: hint for name, hint in hints.items() if names_shape(hint)}
-    checked, calls = beartype(function), 0
+    checked, calls, number = beartype(function), 0, ROUND.number
     if not function.__annotations__:
         release(function)
 
     @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > MOST:
-            release(function)
+        nonlocal calls, number
+        calls, number = (calls if number == ROUND.number else 0) + 1, ROUND.number
+        if calls > MOST and (hooked := release(function)):
+            ROUND.released.append(hooked)
         return checked(*args, **kwargs)
 
     return counted
 
 
-def release(function: Callable[..., Any]) -> None:
-    """Takes the check off the function that was hooked: jaxtyping looks at this mark first."""
+def release(function: Callable[..., Any]) -> Any:
+    """Takes the check off the function that was hooked, and returns it: jaxtyping looks at this mark first."""
     try:
         hooked: Any = reduce(getattr, function.__qualname__.split("."), sys.modules[function.__module__])
         hooked.__wrapped__.__no_type_check__ = True
+        return hooked.__wrapped__
     except (AttributeError, KeyError):  # a property, or a function inside another
-        return
+        return None

@@ -35,7 +35,7 @@ def paper(folder: Path) -> None:
         "paper": "evil", "title": SCRIPT + LONG, "authors": [IMAGE], "venue": SCRIPT, "year": 2023, "n": 5,
         "url": "javascript:window.hit=3", "family": IMAGE, "idea": SCRIPT + LONG, "claims": claims,
         "figures": [{"table": SCRIPT, "what": IMAGE, "values": {SCRIPT: 1e308, IMAGE: SCRIPT}}],
-        "equations": [{"tex": SCRIPT, "says": IMAGE}, {"tex": r"\text{" + IMAGE + r"} \frac{1", "source": SCRIPT}],
+        "equations": [{"tex": SCRIPT, "says": IMAGE}, {"tex": r"\text{" + IMAGE + r"} \frac{1}{2}", "source": SCRIPT}],
         "notes": [IMAGE, "[x](javascript:window.hit=4)"], "failures": [SCRIPT],
     }  # fmt: skip
     write(folder / "evil", card, found)

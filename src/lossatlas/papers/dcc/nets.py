@@ -50,7 +50,7 @@ def drawn(make: Callable[[], nn.Module], seed: int, purpose: str) -> nn.Module:
 
 def trained(
     net: nn.Module,
-    x: Float[Tensor, "n C H W"],
+    x: Float[Tensor, "n ..."],
     y: Tensor,
     steps: int,
     seed: int,
@@ -87,7 +87,7 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor, batch: int = 2048) -> float:
     return float(torch.stack(hits).sum() / len(y))
 
 
-def tangent_kernel(net: nn.Module, x: Float[Tensor, "n C H W"]) -> Float[Tensor, "n n"]:
+def tangent_kernel(net: nn.Module, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n n"]:
     """sum_k <grad f_k(x_i), grad f_k(x_j)>: the neural tangent kernel, summed over scores."""
     weights = {name: p.detach() for name, p in net.named_parameters()}
 

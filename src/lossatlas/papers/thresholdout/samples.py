@@ -101,7 +101,7 @@ class Points:
         """(R, N) or (R, m, N) tables, without R for one sample -> (R,) or (R, m) means."""
         q = self.check(table)
         if q.ndim == self.points.ndim:
-            return (q * self.shares).sum(-1)
+            return np.asarray((q * self.shares).sum(-1))
         return np.matmul(q, self.shares[..., None])[..., 0]
 
     def check(self, table: ArrayLike) -> Float[np.ndarray, "..."]:
