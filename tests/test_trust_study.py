@@ -330,12 +330,22 @@ def test_publish_refuses_a_dirty_tree(cli, tmp_path, monkeypatch):
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "file").write_text("one")
+    room = tree / "experiments" / "a"
+    room.mkdir(parents=True)
+    for name in ("records.csv", "verdicts.json", "card.yaml"):
+        (room / name).write_text("one")
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["add", "file"], [*who, "commit", "-qm", "one"]):
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "one"]):
         subprocess.run(["git", *words], cwd=tree, check=True)
     monkeypatch.setattr(sweeps, "CHECKOUT", tree)
     (tree / "untracked").write_text("no part of the commit")
     assert sweeps._tracked_changes() == ""
+    (room / "records.csv").write_text("published by the study before in a queue")
+    (room / "verdicts.json").write_text("two")
+    assert sweeps._tracked_changes() == ""
+    (room / "card.yaml").write_text("two")
+    assert sweeps._tracked_changes() == "experiments/a/card.yaml"
+    (room / "card.yaml").write_text("one")
     (tree / "file").write_text("two")
     answer = cli(*GAUSS, "seed=0", "publish=true")
     assert answer.code == 2

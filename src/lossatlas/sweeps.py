@@ -139,9 +139,16 @@ def _refuse_overlaps(cfg: DictConfig, overrides: Sequence[Override]) -> None:
             )
 
 
+EVIDENCE = ("records*.csv", "curves.csv", "figure.png", "README.md", "verdicts.json")  # what a study writes
+
+
 def _tracked_changes() -> str:
-    """The first tracked file that differs from its commit; empty where none does, or there is no git."""
-    git = ["git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no"]
+    """The first tracked file that differs from its commit; empty where none does, or there is no git.
+
+    Evidence that another study of a queue has just published does not count: no run reads it. Cards do.
+    """
+    evidence = [f":(exclude)experiments/*/{name}" for name in EVIDENCE]
+    git = ["git", "-C", str(CHECKOUT), "status", "--porcelain", "--untracked-files=no", "--", ".", *evidence]
     found = subprocess.run(git, capture_output=True, text=True, check=False)
     return found.stdout.splitlines()[0][3:] if found.stdout else ""
 
